@@ -1,0 +1,384 @@
+// SPDX-License-Identifier: BSL-1.0
+// Ageing pages by their entries, finding written ones, and changing live mappings.
+//
+// Where the format has an accessed bit, age() clears it. Where it has none, either
+// access_tracking makes the next access fault, or unmap() does; the fault handler then
+// says restore() or maps anew. No operation here is confused by hardware that sets A and
+// D, or by another thread that uses these operations, at the same moment.
+#pragma once
+
+#include <cstdint>
+#include <type_traits>
+
+#include <ptebits/entry.hpp>
+#include <ptebits/slot.hpp>
+
+namespace ptebits {
+
+namespace broken {
+[[noreturn]] inline void saved_bits_are_not_free() noexcept { stop(); }
+[[noreturn]] inline void value_must_not_be_present() noexcept { stop(); }
+}  // namespace broken
+
+// ---- by accessed bit
+
+/// Clears the accessed bit and returns whether it was set: true is young. Touches memory
+/// only if it was; needs no TLB flush, since a stale TLB entry only makes a page look
+/// older than it is.
+/// Precondition: the slot holds a present entry and the format has an accessed bit. An
+/// entry that is not present is old and stays as it is. Who may replace a present entry
+/// by one that is not, with a meaning of its own in the accessed bit, must exclude age().
+/// Order: acq_rel if young, else acquire. Intel SDM volume 3, "Accessed and Dirty Flags".
+template <slot_word Word, entry_masks F, slot_access Access = atomic_access<>>
+constexpr bool age(Word& slot, const F& format, Access access = {}) noexcept
+{
+    const Word entry = access.load(slot);
+    if (!young(entry, format) || !present(entry, format)) return false;
+    return access.test_and_clear(slot, format.accessed.shift());
+}
+
+/// Sets the accessed bit of an entry that is present and old, as hardware or a fault
+/// handler does on a use. Returns whether this call set it.
+/// Precondition: the format has an accessed bit. Order: acq_rel if set, else acquire.
+template <slot_word Word, entry_masks F, slot_access Access = atomic_access<>>
+constexpr bool mark_accessed(Word& slot, const F& format, Access access = {}) noexcept
+{
+    const Word mark = slot_mask<Word>(format.accessed.mask());
+    const auto markable = [&](Word entry) { return present(entry, format) && !young(entry, format); };
+    const Word before = update(
+        slot, [&](Word entry) { return markable(entry) ? static_cast<Word>(entry | mark) : entry; }, access);
+    return markable(before);
+}
+
+// ---- by access tracking
+
+/// What track() did.
+enum class track_result : std::uint8_t {
+    tracked,  ///< the next access will fault
+    tracked_already,
+    not_present,        ///< nothing to track
+    saved_bits_in_use,  ///< a present entry with bits where the permissions would be saved: left alone
+    changed,            ///< the entry changed meanwhile, so it is in use: left alone
+};
+
+/// Ageing for a format without an accessed bit. The permissions that make an entry
+/// present, other than write, are kept in software bits from SavedShift up, then cleared
+/// with write; the next access faults and restore() brings them back. Write comes back
+/// through the write-fault path. KVM has shift 54 (R and X in bits 54 and 56), later 52.
+///
+/// Takes the place of the format in age() and is_tracked(). The saved bits must be free
+/// software bits of a leaf: refused at compile time, or by a precondition for a format
+/// known at run time.
+template <entry_format Format, unsigned SavedShift>
+class access_tracking {
+public:
+    constexpr access_tracking() noexcept requires static_masks<Format>
+    {
+        static_assert(free_in(Format{}), "ptebits: access tracking would save permissions in bits that are not free");
+    }
+    constexpr explicit access_tracking(const Format& format) noexcept : format_(format)
+    {
+        if (!free_in(format)) broken::saved_bits_are_not_free();
+    }
+
+    [[nodiscard]] constexpr const Format& format() const noexcept { return format_; }
+
+    /// Permission bits that are saved; the same bits in their saved place; bits cleared.
+    [[nodiscard]] constexpr std::uint64_t saved_from() const noexcept { return saved_from(format_); }
+    [[nodiscard]] constexpr std::uint64_t saved_mask() const noexcept { return saved_from() << SavedShift; }
+    [[nodiscard]] constexpr std::uint64_t cleared_mask() const noexcept
+    {
+        return format_.present_mask() | write_mask(format_);
+    }
+
+    /// The tracked form of a present entry, and the entry that a tracked form was made
+    /// from, without its write permission.
+    [[nodiscard]] constexpr std::uint64_t tracked(std::uint64_t entry) const noexcept
+    {
+        return (entry & ~cleared_mask()) | (entry & saved_from()) << SavedShift;
+    }
+    [[nodiscard]] constexpr std::uint64_t restored(std::uint64_t entry) const noexcept
+    {
+        return (entry & ~saved_mask()) | (entry & saved_mask()) >> SavedShift;
+    }
+
+private:
+    static constexpr std::uint64_t write_mask(const Format& f) noexcept
+    {
+        return f.layout_at(1, kind::leaf).mask(role::write);
+    }
+    static constexpr std::uint64_t saved_from(const Format& f) noexcept { return f.present_mask() & ~write_mask(f); }
+
+    static constexpr bool free_in(const Format& f) noexcept
+    {
+        static_assert(SavedShift < 64, "ptebits: an entry has no bit 64");
+        const std::uint64_t saved = saved_from(f) << SavedShift;
+        if (saved == 0 || saved >> SavedShift != saved_from(f)) return false;
+        for (unsigned level = 1; level <= max_levels; ++level) {
+            if (!f.exists(level, kind::leaf)) continue;
+            if ((saved & ~f.layout_at(level, kind::leaf).mask(role::software)) != 0) return false;
+        }
+        return true;
+    }
+
+    [[no_unique_address]] Format format_{};
+};
+
+/// Whether an entry is tracked: not present, with permissions kept aside.
+template <entry_format F, unsigned S>
+[[nodiscard]] constexpr bool is_tracked(std::uint64_t entry, const access_tracking<F, S>& tracking) noexcept
+{
+    return (entry & tracking.cleared_mask()) == 0 && (entry & tracking.saved_mask()) != 0;
+}
+
+/// Makes the next access to a present leaf fault, by one compare-exchange: what changes
+/// meanwhile is never lost. Whoever relies on the fault must flush the TLB.
+/// Order: acq_rel if tracked, else acquire.
+template <slot_word Word, entry_format F, unsigned S, slot_access Access = atomic_access<>>
+constexpr track_result track(Word& slot, const access_tracking<F, S>& tracking, Access access = {}) noexcept
+{
+    Word entry = access.load(slot);
+    if (is_tracked(entry, tracking)) return track_result::tracked_already;
+    if (!present(entry, tracking.format())) return track_result::not_present;
+    if ((entry & tracking.saved_mask()) != 0) return track_result::saved_bits_in_use;
+    const Word wanted = static_cast<Word>(tracking.tracked(entry));
+    return access.compare_exchange(slot, entry, wanted) ? track_result::tracked : track_result::changed;
+}
+
+/// Ages by access tracking: tracks a present entry and returns true (young), returns
+/// false (old) for one that is tracked already or not present. An entry that could not be
+/// tracked is in use, or not ours to change: young, and left alone. Order: as track().
+template <slot_word Word, entry_format F, unsigned S, slot_access Access = atomic_access<>>
+constexpr bool age(Word& slot, const access_tracking<F, S>& tracking, Access access = {}) noexcept
+{
+    switch (track(slot, tracking, access)) {
+    case track_result::tracked_already:
+    case track_result::not_present:
+        return false;
+    case track_result::tracked:
+    case track_result::saved_bits_in_use:
+    case track_result::changed:
+        break;
+    }
+    return true;
+}
+
+/// Gives a tracked entry its read and execute permissions back, in the fault handler.
+/// Returns whether this call did. Needs no flush. Order: acq_rel if so, else acquire.
+template <slot_word Word, entry_format F, unsigned S, slot_access Access = atomic_access<>>
+constexpr bool restore(Word& slot, const access_tracking<F, S>& tracking, Access access = {}) noexcept
+{
+    const Word before = update(
+        slot,
+        [&](Word entry) { return is_tracked(entry, tracking) ? static_cast<Word>(tracking.restored(entry)) : entry; },
+        access);
+    return is_tracked(before, tracking);
+}
+
+/// Whether an entry is young in the eyes of access tracking: present.
+template <entry_format F, unsigned S>
+[[nodiscard]] constexpr bool young(std::uint64_t entry, const access_tracking<F, S>& tracking) noexcept
+{
+    return present(entry, tracking.format());
+}
+
+// ---- over many slots
+
+/// A slot out of a range's element: the range may hold slots, or pointers to them.
+template <class Element>
+[[nodiscard]] constexpr auto& slot_of(Element& element) noexcept
+{
+    if constexpr (std::is_pointer_v<std::remove_cv_t<Element>>) {
+        return *element;
+    } else {
+        return element;
+    }
+}
+
+/// Ages all slots of a range, as of a reverse map: every entry that maps one page.
+/// `by` is a format, run-time masks or an access_tracking. Returns whether any was young.
+template <class Slots, class By, slot_access Access = atomic_access<>>
+constexpr bool age_all(Slots&& slots, const By& by, Access access = {}) noexcept
+{
+    bool any = false;
+    for (auto&& element : slots) {
+        if (age(slot_of(element), by, access)) any = true;
+    }
+    return any;
+}
+
+/// Whether any slot of a range holds a young entry. Clears nothing, stops at the first.
+template <class Slots, class By, slot_access Access = atomic_access<>>
+[[nodiscard]] constexpr bool young_any(const Slots& slots, const By& by, Access access = {}) noexcept
+{
+    for (const auto& element : slots) {
+        const auto entry = access.load(slot_of(element));
+        if (present(entry, by) && young(entry, by)) return true;
+    }
+    return false;
+}
+
+// ---- by unmapping
+
+/// Takes a mapping away and returns the entry as it was last, with the A and D that
+/// hardware set until then. A present result means that the page was mapped since it was
+/// unmapped before. Needs a flush if the result was present. Order: acq_rel.
+/// Precondition: the new value is not present.
+template <slot_word Word, entry_masks F, slot_access Access = atomic_access<>>
+constexpr Word unmap(Word& slot, const F& format, std::type_identity_t<Word> not_present = 0,
+                     Access access = {}) noexcept
+{
+    if (present(not_present, format)) broken::value_must_not_be_present();
+    return access.exchange(slot, not_present);
+}
+
+// ---- dirty
+
+/// Clears the dirty bit and returns whether it was set. Touches memory only if it was.
+/// Before the page counts as clean the TLB must be flushed: the CPU does not set D again
+/// while it remembers that it did. Precondition: the format has a dirty bit.
+/// Order: acq_rel if it was set, else acquire.
+template <slot_word Word, entry_masks F, slot_access Access = atomic_access<>>
+constexpr bool clear_dirty(Word& slot, const F& format, Access access = {}) noexcept
+{
+    const Word entry = access.load(slot);
+    if (!dirty(entry, format) || !present(entry, format)) return false;
+    return access.test_and_clear(slot, format.dirty.shift());
+}
+
+/// Takes the write permission from a present leaf; returns whether it had one. Needs a
+/// flush if so. Order: acq_rel if it had, else acquire.
+template <slot_word Word, entry_format F, slot_access Access = atomic_access<>>
+constexpr bool write_protect(Word& slot, const F& format, Access access = {}) noexcept
+{
+    const field write{format.layout_at(1, kind::leaf).mask(role::write)};
+    const Word entry = access.load(slot);
+    if ((entry & write.mask()) == 0 || !present(entry, format)) return false;
+    return access.test_and_clear(slot, write.shift());
+}
+
+/// Whether a page may have been written since the last harvest: clears D where hardware
+/// sets it, else takes the write permission away, so that the next write faults.
+/// Needs a flush if true. Order: as clear_dirty() and write_protect().
+template <slot_word Word, entry_format F, slot_access Access = atomic_access<>>
+constexpr bool harvest_dirty(Word& slot, const F& format, Access access = {}) noexcept
+{
+    if constexpr (static_masks<F>) {
+        if constexpr (F::dirty.exists()) {
+            return clear_dirty(slot, format, access);
+        } else {
+            return write_protect(slot, format, access);
+        }
+    } else {
+        return format.dirty.exists() ? clear_dirty(slot, format, access) : write_protect(slot, format, access);
+    }
+}
+
+// ---- changing a live entry
+
+/// Whether a change of an entry at a level calls for a TLB flush: a translation that the
+/// CPU may hold became wider than the entry, points elsewhere, or has another memory type
+/// or attribute; or D was cleared, which the CPU may remember as set.
+/// `lock_free_write`: software bits by which a lock-free fault path may make the entry
+/// writable, all set; 0 if there is no such path.
+/// Intel SDM volume 3, "Invalidation of TLBs and Paging-Structure Caches".
+template <entry_format F>
+[[nodiscard]] constexpr bool needs_flush(std::uint64_t before, std::uint64_t after, const F& format, unsigned level = 1,
+                                         std::uint64_t lock_free_write = 0) noexcept
+{
+    const auto may_write = [&](std::uint64_t entry) {
+        return lock_free_write != 0 && present(entry, format) && (entry & lock_free_write) == lock_free_write;
+    };
+    // Only what translated can be in a TLB.
+    if (!present(before, format) || !legal(before, level, format)) return false;
+    if (!present(after, format) || !legal(after, level, format)) return true;
+
+    const layout& l = layout_of(before, level, format);
+    if (kind_of(before, level, format) != kind_of(after, level, format)) return true;
+    const std::uint64_t same = l.mask(role::address) | l.mask(role::memory_type) | l.mask(role::attribute);
+    if (((before ^ after) & same) != 0) return true;
+    if ((before & ~after & l.mask(role::dirty)) != 0) return true;
+    if (may_write(before) && !may_write(after)) return true;
+
+    const permissions had = permissions_in(before, l, format);
+    const permissions has = permissions_in(after, l, format);
+    return (had.read && !has.read) || (had.write && !has.write) || (had.execute && !has.execute) ||
+           (had.user && !has.user) || (had.user_execute && !has.user_execute);
+}
+
+/// Whether an update of a leaf must be one atomic operation, because hardware or a
+/// lock-free path may change more than A underneath: D, the write permission, or access
+/// tracking where hardware keeps no A and D. A alone does not count: losing it makes the
+/// page look older, no more. If false, a plain store() is enough.
+template <entry_format F>
+[[nodiscard]] constexpr bool needs_atomic_update(std::uint64_t leaf, const F& format,
+                                                 std::uint64_t lock_free_write = 0) noexcept
+{
+    if (!present(leaf, format)) return false;
+    const bool writes = (leaf & format.layout_at(1, kind::leaf).mask(role::write)) != 0;
+    if (!writes && lock_free_write != 0 && (leaf & lock_free_write) == lock_free_write) return true;
+    if (!format.dirty.exists()) return true;
+    return writes && (leaf & format.dirty.mask()) == 0;
+}
+
+/// The same where accesses are tracked: the fault path may restore a tracked entry.
+template <entry_format F, unsigned S>
+[[nodiscard]] constexpr bool needs_atomic_update(std::uint64_t leaf, const access_tracking<F, S>& tracking,
+                                                 std::uint64_t lock_free_write = 0) noexcept
+{
+    return is_tracked(leaf, tracking) || needs_atomic_update(leaf, tracking.format(), lock_free_write);
+}
+
+// ---- freezing
+
+/// What is wrong with a value as frozen marker.
+enum class marker_error : std::uint8_t {
+    none,
+    is_zero,  ///< looks like an empty slot
+    looks_present,
+    looks_accessed,  ///< ageing would change it
+    looks_dirty,     ///< harvesting would change it
+};
+
+/// Why a value must not mark frozen entries of a format.
+template <entry_masks F>
+[[nodiscard]] constexpr marker_error check_marker(std::uint64_t marker, const F& format) noexcept
+{
+    if (marker == 0) return marker_error::is_zero;
+    if (present(marker, format)) return marker_error::looks_present;
+    if ((marker & format.accessed.mask()) != 0) return marker_error::looks_accessed;
+    if ((marker & format.dirty.mask()) != 0) return marker_error::looks_dirty;
+    return marker_error::none;
+}
+
+/// A value that marks an entry as being taken away. The protocol of a shared zap: freeze()
+/// the entry, flush, then store() the value that is not present. Nobody else overwrites a
+/// frozen entry. The marker is held against the format's masks by the compiler.
+template <static_masks Format, std::uint64_t Marker>
+struct frozen_marker {
+    static constexpr marker_error error = check_marker(Marker, Format{});
+    static_assert(error != marker_error::is_zero, "ptebits: a frozen marker of 0 looks like an empty slot");
+    static_assert(error != marker_error::looks_present, "ptebits: a frozen marker must not look present");
+    static_assert(error != marker_error::looks_accessed, "ptebits: a frozen marker must not look accessed");
+    static_assert(error != marker_error::looks_dirty, "ptebits: a frozen marker must not look dirty");
+
+    static constexpr std::uint64_t value = Marker;
+};
+
+/// Whether an entry is frozen.
+template <static_masks F, std::uint64_t Marker>
+[[nodiscard]] constexpr bool is_frozen(std::uint64_t entry, const frozen_marker<F, Marker>& /*marker*/) noexcept
+{
+    return entry == Marker;
+}
+
+/// Freezes an entry that is still the expected one; else `expected` becomes what was there.
+/// Returns whether this call froze it: false too if it was frozen. Order: acq_rel.
+template <slot_word Word, static_masks F, std::uint64_t Marker, slot_access Access = atomic_access<>>
+constexpr bool freeze(Word& slot, Word& expected, const frozen_marker<F, Marker>& marker, Access access = {}) noexcept
+{
+    if (is_frozen(expected, marker)) return false;
+    return access.compare_exchange(slot, expected, slot_mask<Word>(Marker));
+}
+
+}  // namespace ptebits

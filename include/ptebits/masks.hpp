@@ -1,0 +1,113 @@
+// SPDX-License-Identifier: BSL-1.0
+// Masks set once at start-up, the way a shadow MMU does it, with the accessed shift
+// derived from the accessed mask.
+#pragma once
+
+#include <cstdint>
+
+#include <ptebits/format.hpp>
+
+namespace ptebits {
+
+/// Masks of an entry, in place. 0: the format has no such bit.
+struct mask_values {
+    std::uint64_t present = 0;  ///< an entry is present if any of these is set
+    std::uint64_t user = 0;
+    std::uint64_t accessed = 0;    ///< one bit
+    std::uint64_t dirty = 0;       ///< one bit
+    std::uint64_t no_execute = 0;  ///< one bit that denies execution
+    std::uint64_t execute = 0;     ///< bits that grant execution
+};
+
+/// What is wrong with a set of masks.
+enum class masks_error : std::uint8_t {
+    none,
+    no_present_bit,         ///< nothing could ever be present
+    accessed_several_bits,  ///< more than one bit where one is meant
+    dirty_several_bits,
+    no_execute_several_bits,
+    overlap,            ///< one bit in two masks; present may share the permissions' bits
+    execute_both_ways,  ///< both a bit that denies execution and bits that grant it
+};
+
+/// The first thing wrong with a set of masks.
+[[nodiscard]] constexpr masks_error check(const mask_values& m) noexcept
+{
+    if (m.present == 0) return masks_error::no_present_bit;
+    if (several_bits(m.accessed)) return masks_error::accessed_several_bits;
+    if (several_bits(m.dirty)) return masks_error::dirty_several_bits;
+    if (several_bits(m.no_execute)) return masks_error::no_execute_several_bits;
+    if (!disjoint(m.user, m.accessed, m.dirty, m.no_execute, m.execute)) return masks_error::overlap;
+    if (!disjoint(m.present, m.accessed, m.dirty, m.no_execute)) return masks_error::overlap;
+    if (m.no_execute != 0 && m.execute != 0) return masks_error::execute_both_ways;
+    return masks_error::none;
+}
+
+namespace broken {
+[[noreturn]] inline void masks_have_no_accessed_bit() noexcept { stop(); }
+}  // namespace broken
+
+/// Masks known at run time only. Ageing and harvesting take them in place of a format.
+class masks {
+public:
+    /// Masks from a shadow MMU's settings. Where check() finds fault, error() tells which,
+    /// and the masks match no entry: nothing is present, so nothing is ever changed.
+    [[nodiscard]] static constexpr masks from(const mask_values& values) noexcept { return masks(values); }
+
+    [[nodiscard]] constexpr masks_error error() const noexcept { return error_; }
+    [[nodiscard]] constexpr bool valid() const noexcept { return error_ == masks_error::none; }
+
+    [[nodiscard]] constexpr bool has_accessed() const noexcept { return accessed.exists(); }
+    [[nodiscard]] constexpr bool has_dirty() const noexcept { return dirty.exists(); }
+
+    /// Bit index of the accessed bit. Precondition: has_accessed().
+    [[nodiscard]] constexpr unsigned accessed_shift() const noexcept
+    {
+        if (!has_accessed()) broken::masks_have_no_accessed_bit();
+        return accessed.shift();
+    }
+
+    [[nodiscard]] constexpr std::uint64_t present_mask() const noexcept { return values_.present; }
+    [[nodiscard]] constexpr const mask_values& values() const noexcept { return values_; }
+
+    field accessed;
+    field dirty;
+
+private:
+    constexpr explicit masks(const mask_values& values) noexcept : error_(check(values))
+    {
+        if (error_ != masks_error::none) return;
+        values_ = values;
+        accessed = field{values.accessed};
+        dirty = field{values.dirty};
+    }
+
+    mask_values values_;
+    masks_error error_;
+};
+
+/// The same masks as constants of a type; faulty ones do not compile.
+template <mask_values Values>
+struct static_masks_of {
+    static_assert(check(Values) != masks_error::no_present_bit, "ptebits: a present mask of 0 makes no entry present");
+    static_assert(check(Values) != masks_error::accessed_several_bits, "ptebits: the accessed mask must be one bit");
+    static_assert(check(Values) != masks_error::dirty_several_bits, "ptebits: the dirty mask must be one bit");
+    static_assert(check(Values) != masks_error::no_execute_several_bits,
+                  "ptebits: the no-execute mask must be one bit");
+    static_assert(check(Values) != masks_error::overlap, "ptebits: two of these masks share a bit");
+    static_assert(check(Values) != masks_error::execute_both_ways,
+                  "ptebits: both a no-execute mask and an execute mask are given");
+
+    static constexpr field accessed = masks::from(Values).accessed;
+    static constexpr field dirty = masks::from(Values).dirty;
+
+    [[nodiscard]] static constexpr const mask_values& values() noexcept { return values_; }
+    [[nodiscard]] static constexpr std::uint64_t present_mask() noexcept { return Values.present; }
+
+private:
+    static constexpr mask_values values_ = Values;
+};
+
+static_assert(entry_masks<masks> && static_masks<static_masks_of<mask_values{.present = 1}>>);
+
+}  // namespace ptebits

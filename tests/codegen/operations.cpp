@@ -1,0 +1,66 @@
+// What check.cmake looks for in the disassembly, by the first word of a function's name:
+//   bit_    one `lock btr` or `lock bts`, no loop
+//   mask_   one `lock and` or `lock or` (or btr, bts), no loop
+//   swap_   one locked instruction, no loop
+#include <ptebits/ptebits.hpp>
+
+using namespace ptebits;
+
+using ept_ad = ept<ept_features{}>;
+using ept_8 = ept<ept_features{.accessed_dirty = false, .software_accessed = 8}>;
+using ept_63 = ept<ept_features{.accessed_dirty = false, .software_accessed = 63}>;
+using npt_long = npt<npt_features{}>;
+using shadow_long = shadow<shadow_features{}>;
+using shadow_pae = shadow<shadow_features{.levels = 3}>;
+using shadow_two = shadow<shadow_features{.levels = 2}>;
+using start_up = static_masks_of<mask_values{.present = 0x7, .accessed = std::uint64_t{1} << 63}>;
+using ept_at_run_time = runtime_format<ept_description>;
+using npt_at_run_time = runtime_format<npt_description>;
+
+extern "C" {
+
+bool bit_age_ept(std::uint64_t& s) { return age(s, ept_ad{}); }
+bool bit_age_ept_8(std::uint64_t& s) { return age(s, ept_8{}); }
+bool bit_age_ept_63(std::uint64_t& s) { return age(s, ept_63{}); }
+bool bit_age_npt(std::uint64_t& s) { return age(s, npt_long{}); }
+bool bit_age_shadow(std::uint64_t& s) { return age(s, shadow_long{}); }
+bool bit_age_pae(std::uint64_t& s) { return age(s, shadow_pae{}); }
+bool bit_age_two_level(std::uint32_t& s) { return age(s, shadow_two{}); }
+bool bit_age_static_masks(std::uint64_t& s) { return age(s, start_up{}); }
+bool bit_age_masks(std::uint64_t& s, const masks& m) { return age(s, m); }
+bool bit_age_run_time_ept(std::uint64_t& s, const ept_at_run_time& f) { return age(s, f); }
+bool bit_age_run_time_npt(std::uint64_t& s, const npt_at_run_time& f) { return age(s, f); }
+bool bit_age_relaxed(std::uint64_t& s) { return age(s, ept_63{}, atomic_access<order::relaxed>{}); }
+
+bool bit_clear_0(std::uint64_t& s) { return test_and_clear(s, bit(0)); }
+bool bit_clear_5(std::uint64_t& s) { return test_and_clear(s, bit(5)); }
+bool bit_clear_8(std::uint64_t& s) { return test_and_clear(s, bit(8)); }
+bool bit_clear_32(std::uint64_t& s) { return test_and_clear(s, bit(32)); }
+bool bit_clear_63(std::uint64_t& s) { return test_and_clear(s, bit(63)); }
+bool bit_clear_31_of_32(std::uint32_t& s) { return test_and_clear(s, bit(31)); }
+bool bit_clear_run_time(std::uint64_t& s, const field& f) { return test_and_clear(s, f); }
+bool bit_set_0(std::uint64_t& s) { return test_and_set(s, bit(0)); }
+bool bit_set_5(std::uint64_t& s) { return test_and_set(s, bit(5)); }
+bool bit_set_9(std::uint64_t& s) { return test_and_set(s, bit(9)); }
+bool bit_set_63(std::uint64_t& s) { return test_and_set(s, bit(63)); }
+bool bit_set_31_of_32(std::uint32_t& s) { return test_and_set(s, bit(31)); }
+bool bit_set_run_time(std::uint64_t& s, const field& f) { return test_and_set(s, f); }
+
+bool bit_clear_dirty_ept(std::uint64_t& s) { return clear_dirty(s, ept_ad{}); }
+bool bit_clear_dirty_npt(std::uint64_t& s) { return harvest_dirty(s, npt_long{}); }
+bool bit_clear_dirty_run_time(std::uint64_t& s, const npt_at_run_time& f) { return clear_dirty(s, f); }
+bool bit_write_protect_ept(std::uint64_t& s) { return write_protect(s, ept_63{}); }
+bool bit_write_protect_harvest(std::uint64_t& s) { return harvest_dirty(s, ept_8{}); }
+
+void mask_set_dirty(std::uint64_t& s) { set(s, ept_ad::dirty); }
+void mask_set_63(std::uint64_t& s) { set(s, bit(63)); }
+void mask_set_two(std::uint64_t& s) { set(s, ept_ad::accessed | ept_ad::dirty); }
+void mask_set_run_time(std::uint64_t& s, std::uint64_t m) { set(s, m); }
+void mask_clear_accessed(std::uint64_t& s) { clear(s, npt_long::accessed); }
+void mask_clear_63(std::uint64_t& s) { clear(s, bit(63)); }
+void mask_clear_run_time(std::uint64_t& s, std::uint64_t m) { clear(s, m); }
+void mask_clear_31_of_32(std::uint32_t& s) { clear(s, bit(31)); }
+
+bool swap_track(std::uint64_t& s) { return age(s, access_tracking<ept<ept_features{.accessed_dirty = false}>, 54>{}); }
+bool swap_compare(std::uint64_t& s, std::uint64_t& e, std::uint64_t v) { return compare_exchange(s, e, v); }
+}

@@ -1,0 +1,14 @@
+// expect: ptebits: this format has no accessed bit
+// SPDX-License-Identifier: BSL-1.0
+#include <ptebits/entry.hpp>
+#include <ptebits/ept.hpp>
+
+#ifdef PTEBITS_CONTROL
+using format = ptebits::ept<ptebits::ept_features{.accessed_dirty = true}>;
+#else
+using format = ptebits::ept<ptebits::ept_features{.accessed_dirty = false}>;
+#endif
+
+bool aged(std::uint64_t entry) { return young(entry, format{}); }
+
+int main() {}

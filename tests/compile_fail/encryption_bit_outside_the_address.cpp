@@ -1,0 +1,13 @@
+// expect: ptebits: encryption_bit lies outside the address field
+// SPDX-License-Identifier: BSL-1.0
+#include <ptebits/shadow.hpp>
+
+#ifdef PTEBITS_CONTROL
+constexpr ptebits::shadow_features features{.encryption_bit = 51};
+#else
+constexpr ptebits::shadow_features features{.encryption_bit = 52};
+#endif
+
+static_assert(ptebits::shadow<features>::present_mask() != 0);
+
+int main() {}

@@ -1,0 +1,13 @@
+// expect: ptebits: these features exclude each other
+// SPDX-License-Identifier: BSL-1.0
+#include <ptebits/shadow.hpp>
+
+#ifdef PTEBITS_CONTROL
+constexpr ptebits::shadow_features features{.levels = 4, .protection_keys = true};
+#else
+constexpr ptebits::shadow_features features{.levels = 3, .protection_keys = true};
+#endif
+
+static_assert(ptebits::shadow<features>::present_mask() != 0);
+
+int main() {}

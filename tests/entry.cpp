@@ -1,0 +1,635 @@
+// SPDX-License-Identifier: BSL-1.0
+#include <ptebits/entry.hpp>
+
+#include <ptebits/ept.hpp>
+
+#include "manual.hpp"
+
+using namespace ptebits;
+
+namespace {
+
+constexpr std::uint64_t all_bits = ~std::uint64_t{0};
+constexpr permissions nothing{false, false, false, false, false};
+
+constexpr std::uint64_t at(unsigned index) { return std::uint64_t{1} << index; }
+
+constexpr permissions permissions_number(unsigned n)
+{
+    return {(n & 1) != 0, (n & 2) != 0, (n & 4) != 0, (n & 8) != 0, (n & 16) != 0};
+}
+
+// What the manuals let an entry grant. `known`: what is granted, if it can be.
+struct offer {
+    bool possible = false;
+    permissions known = nothing;
+};
+
+// Ordinary paging. A PDPTE of PAE has neither R/W nor U/S nor XD, so it grants everything.
+offer offered(const shadow_features& f, unsigned level, const permissions& p)
+{
+    const bool pdpte = f.levels == 3 && level == 3;
+    const bool can_deny_execute = f.execute_disable && f.levels != 2 && !pdpte;
+    const bool possible = p.read && (p.write || !pdpte) && (p.user || !pdpte) && (p.execute || can_deny_execute);
+    return {possible, {true, p.write, p.execute, p.user, p.execute && p.user}};
+}
+
+// Nested paging: every access is a user access. With GMET U/S = 1 denies execution to the supervisor.
+offer offered(const npt_features& f, unsigned level, const permissions& p)
+{
+    const bool pdpte = f.levels == 3 && level == 3;
+    const bool can_deny_execute = f.execute_disable && f.levels != 2 && !pdpte;
+    bool possible = p.read && p.user && (p.write || !pdpte);
+    if (!f.guest_mode_execute_trap) {
+        possible = possible && (p.execute || can_deny_execute);
+        return {possible, {true, p.write, p.execute, true, p.execute}};
+    }
+    if (p.execute) possible = possible && p.user_execute;
+    if (!p.execute && p.user_execute) possible = possible && !pdpte;
+    if (!p.execute && !p.user_execute) possible = possible && can_deny_execute;
+    return {possible, {true, p.write, p.execute, true, p.user_execute}};
+}
+
+// EPT: the misconfigurations, and an entry that grants nothing is not present.
+offer offered(const ept_features& f, unsigned, const permissions& p)
+{
+    const bool user_execute = f.mode_based_execute && p.user_execute;
+    bool possible = p.user && (p.read || p.write || p.execute || user_execute);
+    if (p.write && !p.read) possible = false;
+    if ((p.execute || user_execute) && !p.read && !f.execute_only) possible = false;
+    return {possible, {p.read, p.write, p.execute, true, f.mode_based_execute ? p.user_execute : p.execute}};
+}
+
+// The address bits that an entry holds: from `low`, below `end`.
+struct address_range {
+    unsigned low, end;
+};
+
+unsigned encryption_bit_of(const shadow_features& f) { return f.encryption_bit.given ? f.encryption_bit.index : 64; }
+unsigned encryption_bit_of(const npt_features& f) { return f.encryption_bit.given ? f.encryption_bit.index : 64; }
+unsigned encryption_bit_of(const ept_features&) { return 64; }
+
+template <class Features>
+address_range address_of_entry(const Features& f, unsigned level, kind k)
+{
+    const unsigned encrypted = encryption_bit_of(f);
+    unsigned end = encrypted < f.physical_bits ? encrypted : f.physical_bits;
+    if (f.levels == 2) {
+        bool pse36 = false;
+        if constexpr (requires { f.pse36; }) pse36 = f.pse36;
+        const unsigned widest = pse36 && level == 2 && k == kind::leaf ? 40 : 32;
+        if (end > widest) end = widest;
+        return {k == kind::leaf && level == 2 ? 22U : 12U, end};
+    }
+    if (k == kind::table || level == 1) return {12, end};
+    return {level == 2 ? 21U : 30U, end};
+}
+
+template <class Features>
+void round_trip(const Features& features)
+{
+    const auto format = format_for(features);
+    REQUIRE(format.wrong().what == defect::none);
+    unsigned made = 0;
+    for (unsigned level = 0; level <= 6; ++level) {
+        for (const kind k : {kind::table, kind::leaf}) {
+            CAPTURE(level);
+            CAPTURE(static_cast<int>(k));
+            if (!format.exists(level, k)) {
+                const encoded e = encode(k, level, 0, {}, format);
+                CHECK(e.error == encode_error::no_such_entry);
+                CHECK(e.entry == 0);
+                continue;
+            }
+            const address_range range = address_of_entry(features, level, k);
+            for (unsigned n = 0; n < 32; ++n) {
+                const permissions wanted = permissions_number(n);
+                const offer possible = offered(features, level, wanted);
+                CAPTURE(n);
+                for (unsigned bit_index = 0; bit_index <= 64; ++bit_index) {
+                    CAPTURE(bit_index);
+                    // 64: all address bits at once
+                    const std::uint64_t physical = bit_index < 64 ? at(bit_index) : ones(range.end - 1, range.low);
+                    const encoded e = encode(k, level, physical, wanted, format);
+                    if (bit_index < range.low) {
+                        REQUIRE(e.error == encode_error::address_misaligned);
+                        REQUIRE(e.entry == 0);
+                        continue;
+                    }
+                    if (bit_index < 64 && bit_index >= range.end) {
+                        REQUIRE(e.error == encode_error::address_too_wide);
+                        REQUIRE(e.entry == 0);
+                        continue;
+                    }
+                    if (!possible.possible) {
+                        REQUIRE(e.error == encode_error::permission_not_offered);
+                        REQUIRE(e.entry == 0);
+                        continue;
+                    }
+                    REQUIRE(e.error == encode_error::none);
+                    REQUIRE(static_cast<bool>(e));
+                    REQUIRE(present(e.entry, format));
+                    REQUIRE(legal(e.entry, level, format));
+                    REQUIRE(kind_of(e.entry, level, format) == k);
+                    REQUIRE(address_of(e.entry, level, format) == physical);
+                    REQUIRE(permissions_of(e.entry, level, format) == possible.known);
+                    REQUIRE((e.entry & (format.accessed.mask() | format.dirty.mask())) == 0);
+                    REQUIRE((e.entry & format.software_mask(level, k)) == 0);
+                    ++made;
+                }
+            }
+        }
+    }
+    CHECK(made > 0);
+}
+
+}  // namespace
+
+TEST_CASE("encode: round trip in ordinary paging, or the error that says why not")
+{
+    for (const unsigned levels : {2U, 3U, 4U, 5U}) {
+        for (const unsigned physical_bits : {32U, 36U, 40U, 52U}) {
+            for (unsigned on = 0; on < 16; ++on) {
+                const shadow_features f{.levels = levels,
+                                        .physical_bits = physical_bits,
+                                        .execute_disable = (on & 1) != 0,
+                                        .gigabyte_pages = (on & 2) != 0,
+                                        .large_pages = (on & 4) != 0,
+                                        .pse36 = (on & 8) != 0};
+                CAPTURE(levels);
+                CAPTURE(physical_bits);
+                CAPTURE(on);
+                round_trip(f);
+            }
+        }
+    }
+    round_trip(shadow_features{.physical_bits = 48, .encryption_bit = 47});
+    round_trip(shadow_features{.levels = 5, .physical_bits = 43, .encryption_bit = 51});
+    round_trip(shadow_features{.levels = 3, .encryption_bit = 40});
+}
+
+TEST_CASE("encode: round trip in nested paging")
+{
+    for (const unsigned levels : {2U, 3U, 4U, 5U}) {
+        for (const bool nxe : {false, true}) {
+            CAPTURE(levels);
+            CAPTURE(nxe);
+            round_trip(npt_features{.levels = levels, .physical_bits = 48, .execute_disable = nxe});
+        }
+    }
+    round_trip(npt_features{.levels = 4, .physical_bits = 43, .encryption_bit = 47});
+}
+
+TEST_CASE("encode: round trip in nested paging with GMET")
+{
+    for (const unsigned levels : {2U, 4U, 5U}) {
+        for (const bool nxe : {false, true}) {
+            CAPTURE(levels);
+            CAPTURE(nxe);
+            round_trip(npt_features{
+                .levels = levels, .physical_bits = 48, .execute_disable = nxe, .guest_mode_execute_trap = true});
+        }
+    }
+}
+
+// A PDPTE has no U/S bit, so it cannot take execution from the supervisor.
+TEST_CASE("encode: round trip in nested paging with GMET on a PAE host")
+{
+    round_trip(npt_features{.levels = 3, .guest_mode_execute_trap = true});
+}
+
+TEST_CASE("encode: round trip in EPT")
+{
+    for (const unsigned levels : {4U, 5U}) {
+        for (const unsigned physical_bits : {36U, 39U, 52U}) {
+            for (unsigned on = 0; on < 16; ++on) {
+                const ept_features f{.levels = levels,
+                                     .physical_bits = physical_bits,
+                                     .accessed_dirty = (on & 8) != 0,
+                                     .execute_only = (on & 1) != 0,
+                                     .large_pages = (on & 2) != 0,
+                                     .gigabyte_pages = (on & 2) != 0,
+                                     .mode_based_execute = (on & 4) != 0};
+                CAPTURE(levels);
+                CAPTURE(physical_bits);
+                CAPTURE(on);
+                round_trip(f);
+            }
+        }
+    }
+}
+
+TEST_CASE("encode: entries as the manuals write them")
+{
+    const auto ept4 = format_for(ept_features{.physical_bits = 39});
+    CHECK(encode(kind::leaf, 1, 0x12'3456'7000, {}, ept4).entry == 0x12'3456'7007);
+    CHECK(encode(kind::leaf, 2, 0x12'3460'0000, {}, ept4).entry == 0x12'3460'0087);
+    CHECK(encode(kind::leaf, 3, 0x12'4000'0000, {.write = false}, ept4).entry == 0x12'4000'0085);
+    CHECK(encode(kind::table, 4, 0x1000, {}, ept4).entry == 0x1007);
+
+    const auto x86 = format_for(shadow_features{});
+    CHECK(encode(kind::leaf, 1, 0x1000, {}, x86).entry == 0x1007);
+    CHECK(encode(kind::leaf, 2, 0x20'0000, {.execute = false}, x86).entry == 0x8000'0000'0020'0087);
+    CHECK(encode(kind::table, 3, 0x2000, {.write = false, .user = false}, x86).entry == 0x2001);
+
+    const auto pae = format_for(shadow_features{.levels = 3});
+    CHECK(encode(kind::table, 3, 0x2000, {}, pae).entry == 0x2001);
+
+    // PSE-36: address bits 39:32 go to bits 20:13.
+    const auto two = format_for(shadow_features{.levels = 2, .physical_bits = 40});
+    CHECK(encode(kind::leaf, 2, 0xab'ffc0'0000, {}, two).entry == 0xffd5'6087);
+
+    const auto nested = format_for(npt_features{});
+    CHECK(encode(kind::leaf, 1, 0x1000, {.write = false}, nested).entry == 0x1005);
+    const auto gmet = format_for(npt_features{.guest_mode_execute_trap = true});
+    CHECK(encode(kind::leaf, 1, 0x1000, {}, gmet).entry == 0x1003);
+    CHECK(encode(kind::leaf, 1, 0x1000, {.execute = false}, gmet).entry == 0x1007);
+    CHECK(encode(kind::leaf, 1, 0x1000, {.execute = false, .user_execute = false}, gmet).entry ==
+          0x8000'0000'0000'1003);
+}
+
+TEST_CASE("present: bit 0 in ordinary and nested paging; any permission in EPT")
+{
+    const auto x86 = format_for(shadow_features{});
+    const auto nested = format_for(npt_features{});
+    const auto plain = format_for(ept_features{});
+    const auto mbe = format_for(ept_features{.mode_based_execute = true});
+    for (unsigned index = 0; index < 64; ++index) {
+        CAPTURE(index);
+        CHECK(present(at(index), x86) == (index == 0));
+        CHECK(present(at(index), nested) == (index == 0));
+        CHECK(present(at(index), plain) == (index <= 2));
+        CHECK(present(at(index), mbe) == (index <= 2 || index == 10));
+    }
+    CHECK_FALSE(present(0, x86));
+    CHECK_FALSE(present(~std::uint64_t{7}, plain));
+    CHECK_FALSE(present(~std::uint64_t{0x407}, mbe));
+}
+
+TEST_CASE("young and dirty: one bit each, where the format has it")
+{
+    const auto x86 = format_for(shadow_features{});
+    const auto hardware = format_for(ept_features{});
+    const auto software = format_for(ept_features{.accessed_dirty = false, .software_accessed = 63});
+    using constant = ept<ept_features{}>;
+    for (unsigned index = 0; index < 64; ++index) {
+        CAPTURE(index);
+        CHECK(young(at(index), x86) == (index == 5));
+        CHECK(dirty(at(index), x86) == (index == 6));
+        CHECK(young(at(index), hardware) == (index == 8));
+        CHECK(dirty(at(index), hardware) == (index == 9));
+        CHECK(young(at(index), constant{}) == (index == 8));
+        CHECK(dirty(at(index), constant{}) == (index == 9));
+        CHECK(young(at(index), software) == (index == 63));
+        CHECK(young(~at(index), x86) == (index != 5));
+    }
+    CHECK_FALSE(
+        manual::constant_expression<[] { return young(0, format_for(ept_features{.accessed_dirty = false})); }>);
+    CHECK_FALSE(
+        manual::constant_expression<[] { return dirty(0, format_for(ept_features{.accessed_dirty = false})); }>);
+    CHECK(manual::constant_expression<[] { return young(0, format_for(ept_features{})); }>);
+}
+
+TEST_CASE("kind_of: bit 7, where large pages are")
+{
+    const auto check = [](const auto& format, unsigned large_levels) {  // bit n: large pages at level n
+        for (unsigned level = 2; level <= 6; ++level) {
+            CAPTURE(level);
+            const bool large = (large_levels >> level & 1) != 0;
+            CHECK(kind_of(all_bits, level, format) == (large ? kind::leaf : kind::table));
+            CHECK(kind_of(at(7), level, format) == (large ? kind::leaf : kind::table));
+            CHECK(kind_of(~at(7), level, format) == kind::table);
+        }
+        CHECK(kind_of(all_bits, 1, format) == kind::leaf);
+        CHECK(kind_of(0, 1, format) == kind::leaf);
+    };
+    check(format_for(shadow_features{}), 0b1100);
+    check(format_for(shadow_features{.levels = 5}), 0b1100);
+    check(format_for(shadow_features{.gigabyte_pages = false}), 0b0100);
+    check(format_for(shadow_features{.levels = 3}), 0b0100);
+    check(format_for(shadow_features{.levels = 2}), 0b0100);
+    check(format_for(shadow_features{.levels = 2, .large_pages = false}), 0);
+    check(format_for(npt_features{}), 0b1100);
+    check(format_for(ept_features{}), 0b1100);
+    check(format_for(ept_features{.levels = 5, .large_pages = false}), 0b1000);
+    check(format_for(ept_features{.gigabyte_pages = false}), 0b0100);
+    check(format_for(ept_features{.large_pages = false, .gigabyte_pages = false}), 0);
+    check(ept<ept_features{}>{}, 0b1100);
+}
+
+TEST_CASE("address_of: attribute, software and encryption bits stay out of it")
+{
+    const auto x86 = format_for(shadow_features{.physical_bits = 46});
+    CHECK(address_of(all_bits, 1, x86) == 0x0000'3fff'ffff'f000);
+    CHECK(address_of(all_bits, 2, x86) == 0x0000'3fff'ffe0'0000);
+    CHECK(address_of(all_bits, 3, x86) == 0x0000'3fff'c000'0000);
+    CHECK(address_of(~at(7), 2, x86) == 0x0000'3fff'ffff'f000);
+    CHECK(address_of(~at(7), 3, x86) == 0x0000'3fff'ffff'f000);
+    CHECK(address_of(all_bits, 4, x86) == 0x0000'3fff'ffff'f000);
+
+    const auto plain_ept = format_for(ept_features{.physical_bits = 39});
+    CHECK(address_of(all_bits, 1, plain_ept) == 0x7f'ffff'f000);
+    CHECK(address_of(all_bits, 2, plain_ept) == 0x7f'ffe0'0000);
+    CHECK(address_of(all_bits, 3, plain_ept) == 0x7f'c000'0000);
+    CHECK(address_of(all_bits, 4, plain_ept) == 0x7f'ffff'f000);
+
+    // Bits 8 and 9 of an EPT entry that refers to a table, once kept by a hypervisor's mask.
+    CHECK(address_of(0x1307, 4, plain_ept) == 0x1000);
+
+    // Software's bits 52 to 62, one at a time.
+    for (unsigned index = 52; index <= 62; ++index) {
+        CHECK(address_of(0x1007 | at(index), 1, x86) == 0x1000);
+        CHECK(address_of(0x1007 | at(index), 1, plain_ept) == 0x1000);
+    }
+
+    for (unsigned c = 32; c <= 51; ++c) {
+        CAPTURE(c);
+        const auto encrypted = format_for(shadow_features{.encryption_bit = c});
+        CHECK(address_of(0x1007 | at(c), 1, encrypted) == 0x1000);
+        CHECK(address_of(all_bits, 1, encrypted) == at(c) - at(12));
+        CHECK(address_of(all_bits, 2, encrypted) == at(c) - at(21));
+        CHECK(address_of(all_bits, 3, encrypted) == at(c) - at(30));
+        CHECK(address_of(~at(7), 2, encrypted) == at(c) - at(12));
+    }
+
+    const auto two = format_for(shadow_features{.levels = 2});
+    CHECK(address_of(0xffff'ffff, 1, two) == 0xffff'f000);
+    CHECK(address_of(0xffff'ff7f, 2, two) == 0xffff'f000);
+    CHECK(address_of(0xffff'ffff, 2, two) == 0xff'ffc0'0000);
+    CHECK(address_of(0x0000'2087, 2, two) == 0x01'0000'0000);
+    CHECK(address_of(0x0010'0087, 2, two) == 0x80'0000'0000);
+    CHECK(address_of(0x0000'1087, 2, two) == 0);  // bit 12 is PAT
+    CHECK(address_of(0xffff'ffff, 2, format_for(shadow_features{.levels = 2, .physical_bits = 36})) == 0xf'ffc0'0000);
+    CHECK(address_of(0xffff'ffff, 2, format_for(shadow_features{.levels = 2, .pse36 = false})) == 0xffc0'0000);
+    CHECK(address_of(0xffff'ffff, 2, format_for(shadow_features{.levels = 2, .large_pages = false})) == 0xffff'f000);
+}
+
+// Intel SDM volume 3, "Paging", "Access Rights"; AMD APM volume 2, "Page-Protection Checks".
+TEST_CASE("permissions of ordinary entries")
+{
+    for (const bool nxe : {false, true}) {
+        const auto format = format_for(shadow_features{.execute_disable = nxe});
+        for (unsigned level = 1; level <= 4; ++level) {
+            for (unsigned n = 0; n < 16; ++n) {
+                const bool p = (n & 1) != 0;
+                const bool w = (n & 2) != 0;
+                const bool u = (n & 4) != 0;
+                const bool xd = (n & 8) != 0;
+                const std::uint64_t entry = 0x5000 | (n & 7) | (xd ? at(63) : 0);
+                const bool x = !(xd && nxe);
+                const permissions expected = p ? permissions{true, w, x, u, x && u} : nothing;
+                CAPTURE(level);
+                CAPTURE(n);
+                CHECK(permissions_of(entry, level, format) == expected);
+                if (level != 1) continue;
+                CHECK(readable(entry, format) == expected.read);
+                CHECK(writable(entry, format) == expected.write);
+                CHECK(executable(entry, format) == expected.execute);
+            }
+        }
+    }
+    const auto pae = format_for(shadow_features{.levels = 3});
+    CHECK(permissions_of(0x1001, 3, pae) == permissions{true, true, true, true, true});
+    CHECK(permissions_of(0x1000, 3, pae) == nothing);
+    CHECK(permissions_of(0x1001, 2, pae) == permissions{true, false, true, false, false});
+}
+
+// AMD APM volume 2, "Nested Paging": accesses are user accesses, so U/S must be 1. With GMET a page with
+// U/S = 1 is not executed by the supervisor.
+TEST_CASE("permissions of nested entries, without and with GMET")
+{
+    const auto nested = format_for(npt_features{});
+    const auto gmet = format_for(npt_features{.guest_mode_execute_trap = true});
+    for (unsigned n = 0; n < 16; ++n) {
+        const bool p = (n & 1) != 0;
+        const bool w = (n & 2) != 0;
+        const bool u = (n & 4) != 0;
+        const bool x = (n & 8) == 0;
+        const std::uint64_t entry = 0x5000 | (n & 7) | (x ? 0 : at(63));
+        CAPTURE(n);
+        const permissions plain = p && u ? permissions{true, w, x, true, x} : nothing;
+        CHECK(permissions_of(entry, 1, nested) == plain);
+        CHECK(readable(entry, nested) == plain.read);
+        CHECK(writable(entry, nested) == plain.write);
+        CHECK(executable(entry, nested) == plain.execute);
+        CHECK(permissions_of(entry, 1, gmet) == (p ? permissions{true, w, x && !u, true, x} : nothing));
+    }
+    CHECK(permissions_of(0x1001, 3, format_for(npt_features{.levels = 3})) == permissions{});
+    CHECK(permissions_of(0x1001, 3, format_for(npt_features{.levels = 3, .guest_mode_execute_trap = true})) ==
+          permissions{});
+}
+
+TEST_CASE("permissions of EPT entries, without and with mode-based execute")
+{
+    const auto plain = format_for(ept_features{});
+    const auto mbe = format_for(ept_features{.mode_based_execute = true});
+    for (unsigned level = 1; level <= 4; ++level) {
+        for (unsigned n = 0; n < 16; ++n) {
+            const bool r = (n & 1) != 0;
+            const bool w = (n & 2) != 0;
+            const bool x = (n & 4) != 0;
+            const bool xu = (n & 8) != 0;
+            const std::uint64_t entry = 0x5000 | (n & 7) | (xu ? at(10) : 0);
+            CAPTURE(level);
+            CAPTURE(n);
+            CHECK(permissions_of(entry, level, plain) == ((n & 7) != 0 ? permissions{r, w, x, true, x} : nothing));
+            CHECK(permissions_of(entry, level, mbe) == (n != 0 ? permissions{r, w, x, true, xu} : nothing));
+            if (level != 1) continue;
+            CHECK(readable(entry, plain) == r);
+            CHECK(writable(entry, plain) == w);
+            CHECK(executable(entry, plain) == x);
+        }
+    }
+}
+
+// Intel SDM volume 3, "EPT Misconfigurations".
+TEST_CASE("EPT leaves: every value of bits 5:0 and 10, with every reason")
+{
+    for (const bool execute_only : {true, false}) {
+        for (const bool mbe : {false, true}) {
+            const auto format = format_for(ept_features{.execute_only = execute_only, .mode_based_execute = mbe});
+            for (unsigned level = 1; level <= 3; ++level) {
+                unsigned count = 0;
+                for (unsigned n = 0; n < 128; ++n) {
+                    const bool r = (n & 1) != 0;
+                    const bool w = (n & 2) != 0;
+                    const bool x = (n & 4) != 0;
+                    const bool xu = (n & 64) != 0;
+                    const unsigned memory_type = n >> 3 & 7;
+                    const bool type_exists = memory_type != 2 && memory_type != 3 && memory_type != 7;
+                    const std::uint64_t entry = (n & 63) | (xu ? at(10) : 0) | (level > 1 ? at(7) : 0);
+
+                    const bool used = r || w || x || (mbe && xu);
+                    const bool bad_write = used && w && !r;
+                    const bool bad_execute = used && (x || (mbe && xu)) && !r && !execute_only;
+                    const bool bad_type = used && !type_exists;
+                    const finding found = diagnose(entry, level, format);
+                    CAPTURE(execute_only);
+                    CAPTURE(mbe);
+                    CAPTURE(level);
+                    CAPTURE(n);
+                    CHECK(legal(entry, level, format) == !(bad_write || bad_execute || bad_type));
+                    CHECK(static_cast<bool>(found) == (bad_write || bad_execute || bad_type));
+                    switch (found.broken) {
+                    case rule::none:
+                        CHECK(found.bits == 0);
+                        break;
+                    case rule::write_without_read:
+                        CHECK(bad_write);
+                        CHECK(found.bits == 0x3);
+                        break;
+                    case rule::execute_without_read:
+                        CHECK(bad_execute);
+                        CHECK((found.bits == 0x5 || found.bits == 0x401));
+                        break;
+                    case rule::memory_type:
+                        CHECK(bad_type);
+                        CHECK(found.bits == 0x38);
+                        break;
+                    default:
+                        FAIL("a rule that no EPT entry breaks here");
+                    }
+                    if (n < 64 && type_exists && legal(entry, level, format)) ++count;
+                }
+                CHECK(count == (execute_only ? 30 : 25));
+            }
+        }
+    }
+}
+
+TEST_CASE("EPT entries that refer to tables: bits 6:3 are reserved, permissions obey the same rules")
+{
+    for (const bool execute_only : {true, false}) {
+        const auto format = format_for(ept_features{.levels = 5, .execute_only = execute_only});
+        for (unsigned level = 2; level <= 5; ++level) {
+            for (unsigned n = 0; n < 128; ++n) {
+                const bool used = (n & 7) != 0;
+                const bool reserved = (n & 0x78) != 0;
+                const bool no_read = (n & 1) == 0;
+                const bool bad = no_read && ((n & 2) != 0 || ((n & 4) != 0 && !execute_only));
+                CAPTURE(level);
+                CAPTURE(n);
+                const finding found = diagnose(n, level, format);
+                CHECK(static_cast<bool>(found) == (used && (reserved || bad)));
+                if (used && reserved) CHECK(found == finding{rule::reserved_bits, n & 0x78});
+            }
+        }
+    }
+}
+
+TEST_CASE("reserved bits, one by one and together, in the words of diagnose")
+{
+    struct reserved_in {
+        unsigned level;
+        std::uint64_t entry;
+        std::uint64_t reserved;
+    };
+    const auto check = [](const auto& format, std::initializer_list<reserved_in> all) {
+        for (const reserved_in& e : all) {
+            CAPTURE(e.level);
+            CAPTURE(manual::hex(e.entry));
+            REQUIRE(legal(e.entry, e.level, format));
+            for (unsigned index = 0; index < 64; ++index) {
+                if ((e.reserved & at(index)) == 0) continue;
+                CAPTURE(index);
+                CHECK(diagnose(e.entry | at(index), e.level, format) == finding{rule::reserved_bits, at(index)});
+            }
+            // What is not reserved may be set, bit 7 apart, which makes another kind of entry of it.
+            const std::uint64_t rest = format.layout_at(e.level, kind::leaf).all & ~(e.reserved | at(7) | 0x38);
+            CHECK(legal(e.entry | rest, e.level, format));
+            if (e.reserved == 0) continue;
+            CHECK(diagnose(e.entry | e.reserved, e.level, format) == finding{rule::reserved_bits, e.reserved});
+            CHECK_FALSE(legal(e.entry | e.reserved, e.level, format));
+        }
+    };
+    check(format_for(ept_features{.physical_bits = 39}), {{1, 0x37, 0x000f'ff80'0000'0000},
+                                                          {2, 0xb7, 0x000f'ff80'001f'f000},
+                                                          {3, 0xb7, 0x000f'ff80'3fff'f000},
+                                                          {2, 0x07, 0x000f'ff80'0000'0078},
+                                                          {3, 0x07, 0x000f'ff80'0000'0078},
+                                                          {4, 0x07, 0x000f'ff80'0000'00f8}});
+    check(format_for(ept_features{.large_pages = false, .gigabyte_pages = false}),
+          {{1, 0x37, 0}, {2, 0x07, 0xf8}, {3, 0x07, 0xf8}, {4, 0x07, 0xf8}});
+    check(format_for(shadow_features{.physical_bits = 46}), {{1, 0x07, 0x000f'c000'0000'0000},
+                                                             {2, 0x87, 0x000f'c000'001f'e000},
+                                                             {3, 0x87, 0x000f'c000'3fff'e000},
+                                                             {2, 0x07, 0x000f'c000'0000'0000},
+                                                             {3, 0x07, 0x000f'c000'0000'0000},
+                                                             {4, 0x07, 0x000f'c000'0000'0080}});
+    check(format_for(shadow_features{.execute_disable = false, .gigabyte_pages = false}),
+          {{1, 0x07, at(63)}, {2, 0x87, at(63) | 0x1f'e000}, {3, 0x07, at(63) | at(7)}, {4, 0x07, at(63) | at(7)}});
+    check(format_for(shadow_features{.levels = 3, .physical_bits = 40}),
+          {{1, 0x07, 0x7fff'ff00'0000'0000}, {2, 0x87, 0x7fff'ff00'001f'e000}, {3, 0x01, 0xffff'ff00'0000'01e6}});
+    check(format_for(npt_features{.levels = 5}),
+          {{1, 0x07, 0}, {2, 0x87, 0x1f'e000}, {4, 0x07, 0x180}, {5, 0x07, 0x180}});
+    check(format_for(shadow_features{.levels = 2}), {{1, 0x07, 0}, {2, 0x07, 0}, {2, 0x87, at(21)}});
+    check(format_for(shadow_features{.levels = 2, .physical_bits = 36}), {{2, 0x87, 0x3e'0000}});
+    check(format_for(shadow_features{.levels = 2, .large_pages = false}), {{2, 0x07, 0}, {2, 0x87, 0}});
+    check(format_for(shadow_features{.physical_bits = 48, .encryption_bit = 47}),
+          {{1, 0x07, 0x000f'0000'0000'0000}, {1, 0x07 | at(47), 0x000f'0000'0000'0000}});
+}
+
+TEST_CASE("reserved bits come before forbidden combinations, write before memory type")
+{
+    const auto format = format_for(ept_features{.physical_bits = 39});
+    CHECK(diagnose(0x3a | at(51), 1, format) == finding{rule::reserved_bits, at(51)});
+    CHECK(diagnose(0x3a, 1, format) == finding{rule::write_without_read, 0x3});
+}
+
+TEST_CASE("an entry that is not present breaks no rule, whatever its other bits")
+{
+    const auto check = [](const auto& format, std::uint64_t present_bits) {
+        for (unsigned level = 1; level <= format.tables().levels; ++level) {
+            const std::uint64_t all = format.layout_at(level, kind::table).all;
+            CHECK(diagnose(all & ~present_bits, level, format) == finding{});
+            for (unsigned index = 0; index < 64; ++index) {
+                if ((at(index) & all & ~present_bits) != 0) CHECK(legal(at(index), level, format));
+            }
+            CHECK(permissions_of(all & ~present_bits, level, format) == nothing);
+        }
+    };
+    check(format_for(shadow_features{}), 1);
+    check(format_for(shadow_features{.levels = 3}), 1);
+    check(format_for(shadow_features{.levels = 2}), 1);
+    check(format_for(npt_features{}), 1);
+    check(format_for(ept_features{}), 7);
+    check(format_for(ept_features{.levels = 5, .mode_based_execute = true}), 0x407);
+}
+
+TEST_CASE("bits that a 32-bit entry does not have")
+{
+    const auto two = format_for(shadow_features{.levels = 2});
+    for (unsigned index = 32; index < 64; ++index) {
+        CAPTURE(index);
+        for (const unsigned level : {1U, 2U}) {
+            CHECK(diagnose(7 | at(index), level, two) == finding{rule::too_wide, at(index)});
+            CHECK(diagnose(at(index), level, two) == finding{rule::too_wide, at(index)});
+        }
+    }
+    CHECK(diagnose(all_bits, 1, two) == finding{rule::too_wide, 0xffff'ffff'0000'0000});
+}
+
+TEST_CASE("levels out of range are named, and nothing is read outside the tables")
+{
+    const auto check = [](const auto& format) {
+        for (const unsigned level : {0U, format.tables().levels + 1, 6U, 7U, 64U, ~0U}) {
+            CAPTURE(level);
+            for (const std::uint64_t entry : {std::uint64_t{0}, std::uint64_t{7}, all_bits}) {
+                CHECK(diagnose(entry, level, format) == finding{rule::no_such_level, entry});
+                CHECK_FALSE(legal(entry, level, format));
+                CHECK(address_of(entry, level, format) == 0);
+                CHECK(kind_of(entry, level, format) == kind::table);
+            }
+            for (const kind k : {kind::table, kind::leaf}) {
+                CHECK(encode(k, level, 0, {}, format).error == encode_error::no_such_entry);
+                CHECK_FALSE(format.exists(level, k));
+            }
+        }
+    };
+    for (const unsigned levels : {2U, 3U, 4U, 5U}) {
+        check(format_for(shadow_features{.levels = levels}));
+        check(format_for(npt_features{.levels = levels}));
+    }
+    check(format_for(ept_features{.levels = 4}));
+    check(format_for(ept_features{.levels = 5}));
+}

@@ -1,0 +1,9 @@
+// A program of somebody who uses the installed package.
+#include <ptebits/ptebits.hpp>
+
+int main()
+{
+    using host = ptebits::ept<ptebits::ept_features{}>;
+    std::uint64_t slot = 0x1007 | host::accessed;
+    return ptebits::age(slot, host{}) && slot == 0x1007 ? 0 : 1;
+}

@@ -1,0 +1,136 @@
+// A hardware thread that sets A and D at any moment, while other threads age, harvest,
+// track, restore and write-protect the same slots. Everything is counted.
+#include <doctest/doctest.h>
+
+#include <array>
+#include <atomic>
+#include <cstdint>
+#include <ptebits/ptebits.hpp>
+#include <thread>
+
+using namespace ptebits;
+
+namespace {
+
+constexpr unsigned slot_count = 8;
+constexpr unsigned rounds = 20'000;
+
+struct counters {
+    std::array<std::uint64_t, slot_count> accessed{};
+    std::array<std::uint64_t, slot_count> dirty{};
+};
+
+// The MMU: sets A, and D on a write, by compare-exchange on the entry that it judged.
+template <class Word, class Format>
+void access_slot(Word& slot, bool write, const Format& format, std::uint64_t& accessed, std::uint64_t& dirty)
+{
+    const Word a = static_cast<Word>(format.accessed.mask());
+    const Word d = static_cast<Word>(format.dirty.mask());
+    Word entry = load(slot);
+    for (;;) {
+        if (!(write ? writable(entry, format) : readable(entry, format))) return;
+        const Word wanted = static_cast<Word>(entry | a | (write ? d : Word{0}));
+        if (wanted == entry) return;
+        if (compare_exchange(slot, entry, wanted)) {
+            accessed += (wanted & ~entry & a) != 0;
+            dirty += (wanted & ~entry & d) != 0;
+            return;
+        }
+    }
+}
+
+}  // namespace
+
+TEST_CASE_TEMPLATE("every A is aged or still there, every D harvested or still there", Format, ept<ept_features{}>,
+                   npt<npt_features{}>, shadow<shadow_features{.levels = 2}>)
+{
+    using word =
+        std::conditional_t<std::is_same_v<Format, shadow<shadow_features{.levels = 2}>>, std::uint32_t, std::uint64_t>;
+    const auto page = static_cast<word>(encode(kind::leaf, 1, 0x1000, {}, Format{}).entry);
+    REQUIRE(page != 0);
+    alignas(64) std::array<word, slot_count> slots;
+    slots.fill(page);
+    counters set, found;
+    std::uint64_t young_twice[slot_count] = {};
+    std::atomic<bool> stop = false;
+
+    std::thread mmu([&] {
+        for (unsigned n = 0; n < rounds * slot_count; ++n) {
+            const unsigned i = n % slot_count;
+            access_slot(slots[i], n % 3 != 0, Format{}, set.accessed[i], set.dirty[i]);
+        }
+        stop = true;
+    });
+    std::thread second_reclaimer([&] {
+        while (!stop) {
+            for (unsigned i = 0; i < slot_count; ++i) young_twice[i] += age(slots[i], Format{});
+        }
+    });
+    do {
+        for (unsigned i = 0; i < slot_count; ++i) {
+            found.accessed[i] += age(slots[i], Format{});
+            found.dirty[i] += harvest_dirty(slots[i], Format{});
+        }
+    } while (!stop);
+    mmu.join();
+    second_reclaimer.join();
+
+    for (unsigned i = 0; i < slot_count; ++i) {
+        CHECK(set.accessed[i] == found.accessed[i] + young_twice[i] + young(slots[i], Format{}));
+        CHECK(set.dirty[i] == found.dirty[i] + dirty(slots[i], Format{}));
+        CHECK((slots[i] & ~(Format::accessed | Format::dirty)) == page);
+        CHECK(set.accessed[i] != 0);
+    }
+}
+
+TEST_CASE("tracking, restoring, write-protecting and the write-fault path lose and invent no permission")
+{
+    using format = ept<ept_features{.accessed_dirty = false}>;
+    constexpr access_tracking<format, 54> tracking{};
+    constexpr std::uint64_t writable_again = std::uint64_t{1} << 57;  // software: the page may be written
+    constexpr std::uint64_t page = 0x1037 | writable_again;
+    alignas(64) std::array<std::uint64_t, slot_count> slots;
+    slots.fill(page);
+    std::array<std::uint64_t, slot_count> tracked{}, restored{}, taken{}, given{};
+    std::atomic<bool> stop = false;
+
+    // The vCPU: an access faults if it is not allowed, and the fault path repairs it.
+    std::thread vcpu([&] {
+        for (unsigned n = 0; n < rounds * slot_count; ++n) {
+            const unsigned i = n % slot_count;
+            restored[i] += restore(slots[i], tracking);
+            const auto fix_write = [](std::uint64_t entry) {
+                const bool fixable = (entry & 0x3) == 0x1 && (entry & writable_again) != 0;
+                return fixable ? entry | 0x2 : entry;
+            };
+            const std::uint64_t before = update(slots[i], fix_write);
+            given[i] += fix_write(before) != before;
+        }
+        stop = true;
+    });
+    std::thread logger([&] {
+        while (!stop) {
+            for (unsigned i = 0; i < slot_count; ++i) taken[i] += harvest_dirty(slots[i], format{});
+        }
+    });
+    std::uint64_t bad = 0;
+    do {
+        for (unsigned i = 0; i < slot_count; ++i) {
+            tracked[i] += track(slots[i], tracking) == track_result::tracked;
+            const std::uint64_t entry = load(slots[i]);
+            const bool in_place = (entry & 0x5) == 0x5 && (entry & tracking.saved_mask()) == 0;
+            const bool aside = (entry & 0x7) == 0 && (entry & tracking.saved_mask()) == tracking.saved_mask();
+            bad += in_place == aside;
+        }
+    } while (!stop);
+    vcpu.join();
+    logger.join();
+
+    CHECK(bad == 0);
+    for (unsigned i = 0; i < slot_count; ++i) {
+        CHECK(tracked[i] == restored[i] + is_tracked(slots[i], tracking));
+        CHECK(taken[i] <= given[i] + 1);  // tracking takes W too
+        CHECK((slots[i] & ~(0x7 | tracking.saved_mask())) == (page & ~std::uint64_t{0x7}));
+        CHECK(tracked[i] != 0);
+    }
+}
