@@ -26,7 +26,7 @@ struct offer {
 };
 
 // Ordinary paging. A PDPTE of PAE has neither R/W nor U/S nor XD, so it grants everything.
-offer offered(const shadow_features& f, unsigned level, const permissions& p)
+offer offered(const shadow_features& f, unsigned level, kind, const permissions& p)
 {
     const bool pdpte = f.levels == 3 && level == 3;
     const bool can_deny_execute = f.execute_disable && f.levels != 2 && !pdpte;
@@ -35,7 +35,7 @@ offer offered(const shadow_features& f, unsigned level, const permissions& p)
 }
 
 // Nested paging: every access is a user access. With GMET U/S = 1 denies execution to the supervisor.
-offer offered(const npt_features& f, unsigned level, const permissions& p)
+offer offered(const npt_features& f, unsigned level, kind k, const permissions& p)
 {
     const bool pdpte = f.levels == 3 && level == 3;
     const bool can_deny_execute = f.execute_disable && f.levels != 2 && !pdpte;
@@ -45,13 +45,13 @@ offer offered(const npt_features& f, unsigned level, const permissions& p)
         return {possible, {true, p.write, p.execute, true, p.execute}};
     }
     if (p.execute) possible = possible && p.user_execute;
-    if (!p.execute && p.user_execute) possible = possible && !pdpte;
+    if (!p.execute && p.user_execute) possible = possible && k == kind::leaf;  // tables leave it to the leaf
     if (!p.execute && !p.user_execute) possible = possible && can_deny_execute;
     return {possible, {true, p.write, p.execute, true, p.user_execute}};
 }
 
 // EPT: the misconfigurations, and an entry that grants nothing is not present.
-offer offered(const ept_features& f, unsigned, const permissions& p)
+offer offered(const ept_features& f, unsigned, kind, const permissions& p)
 {
     const bool user_execute = f.mode_based_execute && p.user_execute;
     bool possible = p.user && (p.read || p.write || p.execute || user_execute);
@@ -104,7 +104,7 @@ void round_trip(const Features& features)
             const address_range range = address_of_entry(features, level, k);
             for (unsigned n = 0; n < 32; ++n) {
                 const permissions wanted = permissions_number(n);
-                const offer possible = offered(features, level, wanted);
+                const offer possible = offered(features, level, k, wanted);
                 CAPTURE(n);
                 for (unsigned bit_index = 0; bit_index <= 64; ++bit_index) {
                     CAPTURE(bit_index);
@@ -414,6 +414,10 @@ TEST_CASE("permissions of nested entries, without and with GMET")
         CHECK(executable(entry, nested) == plain.execute);
         CHECK(permissions_of(entry, 1, gmet) == (p ? permissions{true, w, x && !u, true, x} : nothing));
     }
+    // U/S is anded over the levels: tables have it set, so that the leaf decides.
+    CHECK(encode(kind::table, 2, 0x1000, {}, gmet).entry == 0x1007);
+    CHECK(encode(kind::leaf, 1, 0x1000, {}, gmet).entry == 0x1003);
+    CHECK(encode(kind::leaf, 1, 0x1000, {.execute = false}, gmet).entry == 0x1007);
     CHECK(permissions_of(0x1001, 3, format_for(npt_features{.levels = 3})) == permissions{});
     CHECK(permissions_of(0x1001, 3, format_for(npt_features{.levels = 3, .guest_mode_execute_trap = true})) ==
           permissions{});

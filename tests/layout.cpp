@@ -126,6 +126,8 @@ TEST_CASE("sets of entries: each level and kind alone, out of range none")
             CHECK(leaves.contains(level, k) == (k == kind::leaf && real));
         }
     }
+    // In a constant expression, so that a shift out of range cannot pass by luck.
+    static_assert(entries(0, kind::leaf) == entries{} && entries(6, kind::table) == entries{});
     CHECK(tables_up_to(1) == entries{});
     CHECK(tables_up_to(3) == (table(2) | table(3)));
     CHECK(table(4) == entries(4, kind::table));

@@ -121,7 +121,7 @@ private:
         return true;
     }
 
-    [[no_unique_address]] Format format_{};
+    Format format_{};
 };
 
 /// Whether an entry is tracked: not present, with permissions kept aside.

@@ -114,11 +114,42 @@ template <entry_format F>
     return {granted(role::read), granted(role::write), execute, user, user_execute};
 }
 
-/// What an entry of a level allows by itself.
+/// The permissions of several entries of one walk together: each must grant.
+struct permission_fold {
+    std::uint64_t granted = ~std::uint64_t{0};  ///< permission bits, anded
+    std::uint64_t denied = 0;                   ///< execute-disable bits, ored
+
+    /// An entry without a bit for a permission (PAE's top level) takes nothing away.
+    constexpr void add(std::uint64_t entry, const layout& l) noexcept
+    {
+        granted &= entry | ~(grants(l) | l.mask(role::present));
+        denied |= entry & l.mask(role::execute_disable);
+    }
+
+    template <entry_format F>
+    [[nodiscard]] constexpr permissions result(const F& format) const noexcept
+    {
+        const layout& page = format.layout_at(1, kind::leaf);
+        return permissions_in((granted & (grants(page) | page.mask(role::present))) | denied, page, format);
+    }
+
+private:
+    [[nodiscard]] static constexpr std::uint64_t grants(const layout& l) noexcept
+    {
+        return l.mask(role::read) | l.mask(role::write) | l.mask(role::execute) | l.mask(role::user_execute) |
+               l.mask(role::user);
+    }
+};
+
+/// What an entry of a level allows by itself. U/S counts if it is set in all entries of a
+/// walk, so with GMET an entry that refers to a table leaves execution to the leaf.
 template <entry_format F>
 [[nodiscard]] constexpr permissions permissions_of(std::uint64_t entry, unsigned level, const F& format) noexcept
 {
-    return permissions_in(entry, layout_of(entry, level, format), format);
+    const kind k = kind_of(entry, level, format);
+    const layout& l = format.layout_at(level, k);
+    const bool left_to_leaf = k == kind::table && format.user_bit() == user_rule::traps_supervisor_fetch;
+    return permissions_in(left_to_leaf ? entry & ~l.mask(role::user) : entry, l, format);
 }
 
 /// Whether a leaf allows reads, writes, execution (in supervisor mode where modes differ).
@@ -222,10 +253,10 @@ template <entry_format F>
         set_if(true, role::user);
         break;
     case user_rule::traps_supervisor_fetch:
-        set_if(any_execute && !grant.execute, role::user);
+        set_if(k == kind::table || (any_execute && !grant.execute), role::user);
         break;
     }
-    if (!present(entry, format) || permissions_in(entry, l, format) != grant || !legal(entry, level, format)) {
+    if (!present(entry, format) || permissions_of(entry, level, format) != grant || !legal(entry, level, format)) {
         return {0, encode_error::permission_not_offered};
     }
     return {entry, encode_error::none};

@@ -111,7 +111,6 @@ public:
         flaw_ = compute();
         if (flaw_.what == defect::none) return;
         static_cast<typename Description::fields&>(*this) = {};
-        accessed = dirty = field{};
         present_ = 0;
         shape_.levels = 0;  // no level exists
         hardware_accessed_ = false;

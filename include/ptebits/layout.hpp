@@ -85,7 +85,7 @@ private:
 [[nodiscard]] constexpr entries tables_up_to(unsigned level) noexcept
 {
     entries all;
-    for (unsigned n = 2; n <= level; ++n) all = all | table(n);
+    for (unsigned n = 2; n <= level && n <= max_levels; ++n) all = all | table(n);
     return all;
 }
 
@@ -190,7 +190,8 @@ enum class rule : std::uint8_t {
 };
 
 /// A combination of fields that a present entry must not have: the field `which` holds
-/// `value` while the field `without`, if named, is clear.
+/// `value` while the field `without`, if named, is clear. Its condition does not depend on
+/// the level.
 template <class Features, class Fields>
 struct forbidden {
     rule breaks;

@@ -209,15 +209,16 @@ private:
 
 public:
     /// Replaces two neighbouring slots at once if both are as expected, and returns whether
-    /// it did. Precondition: the first is 16-byte aligned. Every x86-64 CPU has this but the
-    /// first of 2003, which had no nested paging either. Order: as compare_exchange().
-    static bool compare_exchange_pair(std::uint64_t* pair, const std::uint64_t (&expected)[2],
-                                      const std::uint64_t (&desired)[2]) noexcept
+    /// it did. Precondition: the first is 16-byte aligned. Every x86-64 CPU has this but
+    /// AMD's first, which have no nested paging either. Order: as compare_exchange().
+    template <slot_word Word>
+    static bool compare_exchange_pair(Word* pair, const Word (&expected)[2], const Word (&desired)[2]) noexcept
     {
-        using two_slots = std::uint64_t[2];
+        static_assert(sizeof(Word) == 8, "ptebits: only slots of 8 bytes are exchanged in pairs");
+        using two_slots = Word[2];
         bool same;
-        std::uint64_t low = expected[0];
-        std::uint64_t high = expected[1];
+        Word low = expected[0];
+        Word high = expected[1];
         __asm__ volatile("lock cmpxchg16b %1"
                          : "=@ccz"(same), "+m"(*reinterpret_cast<two_slots*>(pair)), "+a"(low), "+d"(high)
                          : "b"(desired[0]), "c"(desired[1])

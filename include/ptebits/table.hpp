@@ -1,11 +1,23 @@
 // SPDX-License-Identifier: BSL-1.0
 // Whole tables: one operation on every slot, one bit a slot as the answer.
+//
+// Every slot keeps the guarantees of the scalar operation: whatever hardware or another
+// thread does to it meanwhile is kept, and what is reported was found by this call alone.
+// A table is not one atomic whole: its slots are looked at one after another, in no order.
+//
+// The last argument but the access policy may be a bitmap of the slots to look at; others
+// are neither changed nor reported, and 64 in a row that are left out are not even read.
+// Aligned tables of 8-byte slots that are reached by atomic_access are looked at 64 slots
+// at a time, and young neighbours are cleared in pairs; all else slot by slot.
 #pragma once
 
+#include <bit>
 #include <cstddef>
 #include <cstdint>
+#include <type_traits>
 
 #include <ptebits/ageing.hpp>
+#include <ptebits/block.hpp>
 
 namespace ptebits {
 
@@ -15,12 +27,26 @@ class slot_bitmap {
 public:
     static constexpr std::size_t word_count = (Slots + 63) / 64;
 
-    /// Precondition of both: slot < Slots.
+    /// The bitmap of all slots.
+    [[nodiscard]] static constexpr slot_bitmap all() noexcept
+    {
+        slot_bitmap map;
+        for (std::uint64_t& word : map.words_) word = ~std::uint64_t{0};
+        if constexpr (Slots % 64 != 0) map.words_[word_count - 1] = (std::uint64_t{1} << Slots % 64) - 1;
+        return map;
+    }
+
+    /// Precondition of all three: slot < Slots.
     constexpr void set(std::size_t slot) noexcept { words_[slot / 64] |= std::uint64_t{1} << slot % 64; }
+    constexpr void clear(std::size_t slot) noexcept { words_[slot / 64] &= ~(std::uint64_t{1} << slot % 64); }
     [[nodiscard]] constexpr bool test(std::size_t slot) const noexcept
     {
         return (words_[slot / 64] >> slot % 64 & 1) != 0;
     }
+
+    /// The bits of slots 64 * n up. Precondition: n < word_count, no bits above the last slot.
+    [[nodiscard]] constexpr std::uint64_t word(std::size_t n) const noexcept { return words_[n]; }
+    constexpr void set_word(std::size_t n, std::uint64_t bits) noexcept { words_[n] = bits; }
 
     [[nodiscard]] constexpr bool any() const noexcept
     {
@@ -35,9 +61,45 @@ public:
     {
         std::size_t n = 0;
         for (std::uint64_t word : words_) {
-            for (; word != 0; word &= word - 1) ++n;
+            // Pairs, nibbles and bytes of counts, then their sum in the top byte.
+            word -= word >> 1 & 0x5555'5555'5555'5555;
+            word = (word & 0x3333'3333'3333'3333) + (word >> 2 & 0x3333'3333'3333'3333);
+            n += ((word + (word >> 4)) & 0x0f0f'0f0f'0f0f'0f0f) * 0x0101'0101'0101'0101 >> 56;
         }
         return n;
+    }
+
+    /// Calls function(slot) for each bit set, in order.
+    template <class Function>
+    constexpr void for_each(Function&& function) const
+    {
+        for (std::size_t n = 0; n < word_count; ++n) {
+            for (std::uint64_t left = words_[n]; left != 0; left &= left - 1) {
+                function(64 * n + static_cast<std::size_t>(std::countr_zero(left)));
+            }
+        }
+    }
+
+    /// Ors these bits into a larger bitmap of 64-bit words, slot 0 at bit `offset`, as a
+    /// dirty log wants them. Writes only words that get a bit. Where others write the same
+    /// words, pass atomic_access<>. Precondition: the bitmap has a bit for every bit set.
+    template <slot_access Access = plain_access>
+    constexpr void or_into(std::uint64_t* bitmap, std::size_t offset, Access access = {}) const noexcept
+    {
+        const auto put = [&](std::size_t n, std::uint64_t bits) {
+            if (bits != 0) static_cast<void>(access.fetch_or(bitmap[n], bits));
+        };
+        const unsigned shift = offset % 64;
+        for (std::size_t n = 0; n < word_count; ++n) {
+            put(offset / 64 + n, words_[n] << shift);
+            if (shift != 0) put(offset / 64 + n + 1, words_[n] >> (64 - shift));
+        }
+    }
+
+    constexpr slot_bitmap& operator|=(const slot_bitmap& other) noexcept
+    {
+        for (std::size_t n = 0; n < word_count; ++n) words_[n] |= other.words_[n];
+        return *this;
     }
 
     [[nodiscard]] constexpr bool operator==(const slot_bitmap&) const = default;
@@ -46,16 +108,229 @@ private:
     std::uint64_t words_[word_count] = {};
 };
 
-/// Ages every slot of a table and returns which were young. `by` is a format, run-time
-/// masks or an access_tracking. Every slot keeps the guarantees of age().
+// ---- what is done to a slot: a flag is cleared if it is set in a present entry
+
+/// age() by a format, masks or an access_tracking (which has no flag to look for).
+template <class By>
+struct ageing {
+    const By& by;
+
+    [[nodiscard]] constexpr field flag() const noexcept requires entry_masks<By>
+    {
+        require_accessed(by);
+        return by.accessed;
+    }
+    template <slot_word Word, slot_access Access>
+    constexpr bool operator()(Word& slot, Access access) const noexcept
+    {
+        return age(slot, by, access);
+    }
+};
+
+/// write_protect().
+template <class By>
+struct write_protecting {
+    const By& by;
+
+    [[nodiscard]] constexpr field flag() const noexcept { return field{by.layout_at(1, kind::leaf).mask(role::write)}; }
+    template <slot_word Word, slot_access Access>
+    constexpr bool operator()(Word& slot, Access access) const noexcept
+    {
+        return write_protect(slot, by, access);
+    }
+};
+
+/// harvest_dirty(); clear_dirty() by masks, which have no write permission to take.
+template <class By>
+struct dirty_harvesting {
+    const By& by;
+
+    [[nodiscard]] constexpr field flag() const noexcept
+    {
+        if constexpr (!entry_format<By>) {
+            require_dirty(by);
+            return by.dirty;
+        } else {
+            return by.dirty.exists() ? by.dirty : write_protecting<By>{by}.flag();
+        }
+    }
+    template <slot_word Word, slot_access Access>
+    constexpr bool operator()(Word& slot, Access access) const noexcept
+    {
+        if constexpr (!entry_format<By>) {
+            return clear_dirty(slot, by, access);
+        } else {
+            return harvest_dirty(slot, by, access);
+        }
+    }
+};
+
+/// Whether slots of 8 bytes are one block that look_at_block() takes.
+template <slot_word Word>
+[[nodiscard]] constexpr bool is_block(const Word* slots, std::size_t count) noexcept
+{
+    if (count != block_slots || std::is_constant_evaluated()) return false;
+    return reinterpret_cast<std::uintptr_t>(slots) % 64 == 0;
+}
+
+/// Slots of a table from slot 64 * n on, at most 64.
+template <std::size_t Slots>
+[[nodiscard]] constexpr std::size_t slots_in_block(std::size_t n) noexcept
+{
+    return Slots - n * block_slots < block_slots ? Slots - n * block_slots : block_slots;
+}
+
+/// Does an operation to at most 64 slots, those in `look_at`; returns where it was done.
+template <slot_word Word, class Operation, slot_access Access>
+constexpr std::uint64_t clear_in_block(Word* slots, std::size_t count, std::uint64_t look_at, const Operation& clear,
+                                       Access access) noexcept
+{
+    if (look_at == 0) return 0;
+    if constexpr (several_at_once<Access> && sizeof(Word) == 8 && requires { clear.flag(); }) {
+        if (is_block(slots, count)) {
+            if (!clear.flag().exists()) return 0;
+            const std::uint64_t found = look_at_block(slots, clear) & look_at;
+            if (found == 0) return 0;
+
+            // Taken as done, unless it turns out otherwise: the loops are short that way.
+            std::uint64_t done = found;
+            const auto try_one = [&](unsigned i) {
+                if (!clear(slots[i], access)) done &= ~(std::uint64_t{1} << i);
+            };
+            // Both of a pair by one exchange, if both are as the scalar operation wants
+            // them and stay so for a moment; else one after the other.
+            const std::uint64_t pairs = found & found >> 1 & 0x5555'5555'5555'5555;
+            const Word flag = static_cast<Word>(clear.flag().mask());
+            const Word present_mask = static_cast<Word>(clear.by.present_mask());
+            for (std::uint64_t left = pairs; left != 0; left &= left - 1) {
+                const auto i = static_cast<unsigned>(std::countr_zero(left));
+                Word* const pair = slots + i;
+                const Word before[2] = {access.load(pair[0]), access.load(pair[1])};
+                const Word after[2] = {before[0] & ~flag, before[1] & ~flag};
+                const bool both = (before[0] & before[1] & flag) != 0 && (before[0] & present_mask) != 0 &&
+                                  (before[1] & present_mask) != 0;
+                if (both && access.compare_exchange_pair(pair, before, after)) [[likely]]
+                    continue;
+                try_one(i);
+                try_one(i + 1);
+            }
+            for (std::uint64_t left = found & ~(pairs | pairs << 1); left != 0; left &= left - 1) {
+                try_one(static_cast<unsigned>(std::countr_zero(left)));
+            }
+            return done;
+        }
+    }
+    std::uint64_t done = 0;
+    for (std::size_t i = 0; i < count; ++i) {
+        if ((look_at >> i & 1) != 0 && clear(slots[i], access)) done |= std::uint64_t{1} << i;
+    }
+    return done;
+}
+
+/// The bitmap of all slots of a table, as constants.
+template <std::size_t Slots>
+struct every_slot {
+    [[nodiscard]] static constexpr std::uint64_t word(std::size_t n) noexcept
+    {
+        const std::size_t count = slots_in_block<Slots>(n);
+        return count == block_slots ? ~std::uint64_t{0} : (std::uint64_t{1} << count) - 1;
+    }
+};
+
+/// Does an operation to the slots of a table that are in `look_at`.
+template <slot_word Word, std::size_t Slots, class LookAt, class Operation, slot_access Access>
+constexpr slot_bitmap<Slots> clear_in_table(Word (&table)[Slots], const LookAt& look_at, const Operation& clear,
+                                            Access access) noexcept
+{
+    slot_bitmap<Slots> done;
+    for (std::size_t n = 0; n < done.word_count; ++n) {
+        Word* const slots = table + n * block_slots;
+        done.set_word(n, clear_in_block(slots, slots_in_block<Slots>(n), look_at.word(n), clear, access));
+    }
+    return done;
+}
+
+// ---- operations on a table
+
+/// Ages the slots of a table and returns which were young. `by` is a format, run-time
+/// masks or an access_tracking. Guarantees, precondition and order of each slot: age().
 template <slot_word Word, std::size_t Slots, class By, slot_access Access = atomic_access<>>
 constexpr slot_bitmap<Slots> age_table(Word (&table)[Slots], const By& by, Access access = {}) noexcept
 {
-    slot_bitmap<Slots> young_slots;
-    for (std::size_t i = 0; i < Slots; ++i) {
-        if (age(table[i], by, access)) young_slots.set(i);
+    return clear_in_table(table, every_slot<Slots>{}, ageing<By>{by}, access);
+}
+template <slot_word Word, std::size_t Slots, class By, slot_access Access = atomic_access<>>
+constexpr slot_bitmap<Slots> age_table(Word (&table)[Slots], const By& by, const slot_bitmap<Slots>& look_at,
+                                       Access access = {}) noexcept
+{
+    return clear_in_table(table, look_at, ageing<By>{by}, access);
+}
+
+/// Harvests the slots of a table and returns which may have been written: harvest_dirty()
+/// by a format, clear_dirty() by run-time masks. Needs one flush if there are any.
+template <slot_word Word, std::size_t Slots, entry_masks By, slot_access Access = atomic_access<>>
+constexpr slot_bitmap<Slots> harvest_dirty(Word (&table)[Slots], const By& by, Access access = {}) noexcept
+{
+    return clear_in_table(table, every_slot<Slots>{}, dirty_harvesting<By>{by}, access);
+}
+template <slot_word Word, std::size_t Slots, entry_masks By, slot_access Access = atomic_access<>>
+constexpr slot_bitmap<Slots> harvest_dirty(Word (&table)[Slots], const By& by, const slot_bitmap<Slots>& look_at,
+                                           Access access = {}) noexcept
+{
+    return clear_in_table(table, look_at, dirty_harvesting<By>{by}, access);
+}
+
+/// Takes the write permission from the slots of a table and returns which had it. Needs
+/// one flush if there are any. Guarantees and order of each slot: write_protect().
+template <slot_word Word, std::size_t Slots, entry_format F, slot_access Access = atomic_access<>>
+constexpr slot_bitmap<Slots> write_protect_table(Word (&table)[Slots], const F& format, Access access = {}) noexcept
+{
+    return clear_in_table(table, every_slot<Slots>{}, write_protecting<F>{format}, access);
+}
+template <slot_word Word, std::size_t Slots, entry_format F, slot_access Access = atomic_access<>>
+constexpr slot_bitmap<Slots> write_protect_table(Word (&table)[Slots], const F& format,
+                                                 const slot_bitmap<Slots>& look_at, Access access = {}) noexcept
+{
+    return clear_in_table(table, look_at, write_protecting<F>{format}, access);
+}
+
+/// Which slots of a table hold young entries; nothing is cleared. Order: acquire.
+template <slot_word Word, std::size_t Slots, class By, slot_access Access = atomic_access<>>
+[[nodiscard]] constexpr slot_bitmap<Slots> young_in(const Word (&table)[Slots], const By& by,
+                                                    const slot_bitmap<Slots>& look_at, Access access = {}) noexcept
+{
+    slot_bitmap<Slots> found;
+    for (std::size_t n = 0; n < found.word_count; ++n) {
+        const Word* const slots = table + n * block_slots;
+        std::uint64_t left = look_at.word(n);
+        if constexpr (several_at_once<Access> && sizeof(Word) == 8 && entry_masks<By>) {
+            if (left != 0 && is_block(slots, slots_in_block<Slots>(n))) left &= look_at_block(slots, ageing<By>{by});
+        }
+        for (; left != 0; left &= left - 1) {
+            const auto i = static_cast<unsigned>(std::countr_zero(left));
+            const std::uint64_t entry = access.load(slots[i]);
+            bool is_young = young(entry, by);
+            if constexpr (entry_masks<By>) is_young = is_young && present(entry, by);
+            if (is_young) found.set(n * block_slots + i);
+        }
     }
-    return young_slots;
+    return found;
+}
+template <slot_word Word, std::size_t Slots, class By, slot_access Access = atomic_access<>>
+[[nodiscard]] constexpr slot_bitmap<Slots> young_in(const Word (&table)[Slots], const By& by,
+                                                    Access access = {}) noexcept
+{
+    return young_in(table, by, slot_bitmap<Slots>::all(), access);
+}
+
+/// Number of slots of a table whose entries have a property: property(entry) is true, with
+/// the entry as a std::uint64_t. Order: acquire.
+template <slot_word Word, std::size_t Slots, class Property, slot_access Access = atomic_access<>>
+[[nodiscard]] constexpr std::size_t count_where(const Word (&table)[Slots], Property&& property, Access access = {})
+{
+    std::size_t n = 0;
+    for (const Word& slot : table) n += property(std::uint64_t{access.load(slot)}) ? 1U : 0U;
+    return n;
 }
 
 }  // namespace ptebits

@@ -1,0 +1,562 @@
+// SPDX-License-Identifier: BSL-1.0
+// draw_formats: writes docs/formats.md and its diagrams from the rows of the formats, or
+// compares the files that are there with what it would write.
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <filesystem>
+#include <fstream>
+#include <iostream>
+#include <iterator>
+#include <map>
+#include <sstream>
+#include <string>
+#include <string_view>
+#include <variant>
+#include <vector>
+
+#include <ptebits/ept.hpp>
+#include <ptebits/npt.hpp>
+#include <ptebits/shadow.hpp>
+#include <ptebits/text.hpp>
+
+#include "features.hpp"
+
+namespace {
+
+using namespace ptebits;
+using files = std::map<std::string, std::string>;  ///< contents by path
+
+/// Drawn for this width, which the diagrams call M.
+constexpr unsigned width_m = 46;
+
+/// A part of an entry as it is drawn.
+struct cell {
+    field bits;
+    role is = role::none;
+    std::string mnemonic = {};
+    unsigned address_bit = 0;    ///< address bits that stand elsewhere: the lowest of them
+    std::string only_with = {};  ///< of a part that a feature switches
+    role otherwise = role::none;
+
+    bool operator==(const cell&) const = default;
+};
+
+/// Entries that are the same at several levels.
+struct drawing {
+    std::vector<unsigned> levels;  ///< descending
+    kind in = kind::leaf;
+    std::vector<cell> cells;  ///< from bit 0 up
+};
+
+template <class Format>
+role role_of_bit(unsigned index, unsigned level, kind k, const Format& format)
+{
+    return part_at(index, level, k, format).is;
+}
+
+/// The parts of an entry. A part is switched by a feature if it changes role with any.
+template <class Features>
+std::vector<cell> cells_of(unsigned level, kind k, const Features& features)
+{
+    const auto format = format_for(features);
+    std::vector<cell> cells;
+    for (unsigned low = 0; low < format.tables().entry_bits;) {
+        const auto part = part_at(low, level, k, format);
+        cell c{.bits = part.bits, .is = part.is, .mnemonic = part.name()};
+        if (part.is == role::address) c.address_bit = part.from->address_shift;
+        for (const auto& f : named::features_of(features)) {
+            const auto* member = std::get_if<bool Features::*>(&f.member);
+            if (member == nullptr) continue;
+            Features other = features;
+            other.** member = !(features.**member);
+            const auto switched = format_for(other);
+            if (!switched.exists(level, k) || role_of_bit(low, level, k, switched) == part.is) continue;
+            c.only_with = part.from->when.text;
+            c.otherwise = role_of_bit(low, level, k, switched);
+        }
+        low += part.bits.width();
+        // Neighbours without a name are told apart by their role alone.
+        const auto plain = [](const cell& x) {
+            return x.mnemonic.empty() && x.only_with.empty() && x.address_bit == 0;
+        };
+        if (!cells.empty() && plain(c) && plain(cells.back()) && c.is == cells.back().is) {
+            cells.back().bits = field{c.bits | cells.back().bits};
+        } else {
+            cells.push_back(c);
+        }
+    }
+    return cells;
+}
+
+/// All entries of a format, tables first, from the top level down.
+template <class Features>
+std::vector<drawing> drawings_of(const Features& features)
+{
+    const auto format = format_for(features);
+    std::vector<drawing> all;
+    for (const kind k : {kind::table, kind::leaf}) {
+        for (unsigned level = format.tables().levels; level > 0; --level) {
+            if (!format.exists(level, k)) continue;
+            std::vector<cell> cells = cells_of(level, k, features);
+            const bool same = !all.empty() && all.back().in == k && all.back().cells == cells;
+            if (same && k == kind::table) {
+                all.back().levels.push_back(level);
+            } else {
+                all.push_back({{level}, k, std::move(cells)});
+            }
+        }
+    }
+    return all;
+}
+
+// ---- words
+
+/// A bit number, or M for the physical-address width.
+std::string bit_number(unsigned index, bool upper_end)
+{
+    if (upper_end && index + 1 == width_m) return "M-1";
+    if (!upper_end && index == width_m) return "M";
+    return std::to_string(index);
+}
+
+unsigned high(field f) { return f.shift() + f.width() - 1; }
+
+std::string bit_numbers(field f)
+{
+    if (f.width() == 1) return std::to_string(f.shift());
+    return bit_number(high(f), true) + ':' + bit_number(f.shift(), false);
+}
+
+std::string role_name(const cell& c, kind k)
+{
+    std::string text = name(c.is);
+    if (c.is == role::page_size) text += k == kind::leaf ? ": 1" : ": 0";
+    if (c.address_bit != 0) {
+        text += " bits " + std::to_string(c.address_bit + c.bits.width() - 1) + ':' + std::to_string(c.address_bit);
+    }
+    return text;
+}
+
+std::string page_size(unsigned page_shift)
+{
+    char buffer[8];
+    text_writer(buffer, sizeof buffer).page_size(page_shift).end();
+    return buffer;
+}
+
+std::string title_of(const drawing& d, const shape& tables)
+{
+    static constexpr const char* entry_names[max_levels + 1] = {"", "PTE", "PDE", "PDPTE", "PML4E", "PML5E"};
+    std::string names, numbers;
+    for (const unsigned level : d.levels) {
+        names += (names.empty() ? "" : ", ") + std::string(entry_names[level]);
+        numbers += (numbers.empty() ? "" : ", ") + std::to_string(level);
+    }
+    return names + (d.levels.size() > 1 ? " (levels " : " (level ") + numbers + "): " +
+           (d.in == kind::table ? "refers to a table"
+                                : "maps a " + page_size(tables.page_shift(d.levels.front())) + " page");
+}
+
+// ---- diagrams
+
+/// Neutral colours: cells bring their own background, and what stands outside is grey.
+const char* fill_of(role r)
+{
+    switch (r) {
+    case role::present:
+    case role::read:
+    case role::write:
+    case role::execute:
+    case role::user_execute:
+    case role::user:
+    case role::execute_disable:
+        return "#b9e2bd";
+    case role::address:
+        return "#bcd7f6";
+    case role::memory_type:
+        return "#f5dca6";
+    case role::page_size:
+    case role::attribute:
+        return "#dccdf1";
+    case role::accessed:
+    case role::dirty:
+        return "#f7c1b9";
+    case role::software:
+        return "#eceff2";
+    case role::none:
+    case role::reserved:
+        break;
+    }
+    return "#a3a9b1";
+}
+
+constexpr unsigned cell_width = 28;
+constexpr unsigned cell_height = 36;
+constexpr unsigned margin = 8;
+constexpr unsigned label_height = 16;
+constexpr unsigned line_height = label_height + cell_height + 12;
+constexpr unsigned line_bits = 32;
+
+/// Widths of a character, in tenths of a pixel.
+constexpr std::size_t name_width = 75;
+constexpr std::size_t narrow_width = 63;
+
+/// What stands in a box: the mnemonic or the role if it fits, else 0 for reserved and - for software.
+std::string label_of(const cell& c, kind k, unsigned box_width)
+{
+    if (!c.mnemonic.empty()) return c.mnemonic;
+    std::string text = role_name(c, k);
+    if (text.size() * narrow_width > box_width * 10) text = c.is == role::reserved ? "0" : "-";
+    return text;
+}
+
+void draw_text(std::ostream& out, unsigned x, unsigned y, const char* style, std::string_view anchor,
+               std::string_view text)
+{
+    out << "<text x=\"" << x << "\" y=\"" << y << "\" class=\"" << style << "\" text-anchor=\"" << anchor << "\">"
+        << text << "</text>\n";
+}
+
+void draw_rectangle(std::ostream& out, unsigned x, unsigned y, unsigned width, unsigned height, const char* fill)
+{
+    out << "<rect x=\"" << x << "\" y=\"" << y << "\" width=\"" << width << "\" height=\"" << height << "\" fill=\""
+        << fill << "\" stroke=\"#6e7681\"/>\n";
+}
+
+/// The sign of a cell that is switched: dashes along its upper and lower edge.
+void draw_dashes(std::ostream& out, unsigned x, unsigned y, unsigned width, unsigned height)
+{
+    for (const unsigned at : {y + 4, y + height - 4}) {
+        out << "<path d=\"M" << x + 4 << ' ' << at << 'h' << width - 8
+            << "\" stroke=\"#16191d\" stroke-width=\"1.5\" stroke-dasharray=\"4 4\"/>\n";
+    }
+}
+
+void draw_box(std::ostream& out, unsigned x, unsigned y, unsigned width, const cell& c, kind k)
+{
+    draw_rectangle(out, x, y, width, cell_height, fill_of(c.is));
+    if (!c.only_with.empty()) draw_dashes(out, x, y, width, cell_height);
+    const std::string label = label_of(c, k, width);
+    draw_text(out, x + width / 2, y + cell_height / 2 + 4, label.size() * name_width > width * 10 ? "narrow" : "name",
+              "middle", label);
+}
+
+std::string svg_begin(unsigned width, unsigned height, std::string_view title)
+{
+    std::ostringstream out;
+    out << "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"" << width << "\" height=\"" << height
+        << "\" viewBox=\"0 0 " << width << ' ' << height << "\" role=\"img\">\n<title>" << title
+        << "</title>\n<style>\n"
+           "text { font-family: ui-monospace, 'DejaVu Sans Mono', Menlo, Consolas, monospace; }\n"
+           ".name { font-size: 12px; fill: #16191d; }\n"
+           ".narrow { font-size: 10px; fill: #16191d; }\n"
+           ".bit { font-size: 11px; fill: #7a818b; }\n"
+           ".word { font-size: 12px; fill: #7a818b; }\n"
+           "</style>\n";
+    return out.str();
+}
+
+/// The diagram of one entry: lines of 32 bits, the high ones first.
+std::string svg_of(const drawing& d, unsigned entry_bits, std::string_view title)
+{
+    const unsigned lines = entry_bits / line_bits;
+    std::ostringstream out;
+    out << svg_begin(line_bits * cell_width + 2 * margin, lines * line_height, title);
+    for (unsigned line = 0; line < lines; ++line) {
+        const unsigned first = (lines - 1 - line) * line_bits;  // the lowest bit of the line
+        const unsigned top = line * line_height + label_height;
+        for (auto c = d.cells.rbegin(); c != d.cells.rend(); ++c) {
+            const field here{c->bits.mask() & ones(first + line_bits - 1, first)};
+            if (!here.exists()) continue;
+            const unsigned left = margin + (first + line_bits - 1 - high(here)) * cell_width;
+            const unsigned width = here.width() * cell_width;
+            draw_box(out, left, top, width, *c, d.in);
+            if (here.width() == 1) {
+                draw_text(out, left + width / 2, top - 4, "bit", "middle", bit_number(here.shift(), false));
+            } else {
+                draw_text(out, left + 2, top - 4, "bit", "start", bit_number(high(here), true));
+                draw_text(out, left + width - 2, top - 4, "bit", "end", bit_number(here.shift(), false));
+            }
+        }
+    }
+    out << "</svg>\n";
+    return out.str();
+}
+
+/// What the colours and the dashes mean.
+std::string svg_legend()
+{
+    static constexpr struct {
+        role is;
+        const char* text;
+    } entries[] = {
+        {role::read, "present, permissions"}, {role::address, "address"},
+        {role::memory_type, "memory type"},   {role::attribute, "page size, attributes"},
+        {role::accessed, "accessed, dirty"},  {role::software, "-: software, ignored"},
+        {role::reserved, "0: reserved"},
+    };
+    constexpr unsigned columns = 4;
+    constexpr unsigned column_width = 226;
+    constexpr unsigned row_height = 28;
+    std::ostringstream out;
+    out << svg_begin(line_bits * cell_width + 2 * margin, 2 * row_height + margin, "The colours of the diagrams");
+    unsigned n = 0;
+    const auto swatch = [&](role r, const char* text) {
+        const unsigned x = margin + n % columns * column_width;
+        const unsigned y = margin + n / columns * row_height;
+        draw_rectangle(out, x, y, 28, 18, fill_of(r));
+        draw_text(out, x + 36, y + 13, "word", "start", text);
+        if (n++ == std::size(entries)) draw_dashes(out, x, y, 28, 18);
+    };
+    for (const auto& e : entries) swatch(e.is, e.text);
+    swatch(role::software, "dashes: by a feature");
+    out << "</svg>\n";
+    return out.str();
+}
+
+// ---- the document
+
+void write_table(std::ostream& out, const drawing& d)
+{
+    out << "| bits | name | role | only with | else |\n|---:|---|---|---|---|\n";
+    for (const cell& c : d.cells) {
+        out << "| " << bit_numbers(c.bits) << " | " << c.mnemonic << " | " << role_name(c, d.in) << " | " << c.only_with
+            << " | " << (c.only_with.empty() ? "" : name(c.otherwise)) << " |\n";
+    }
+}
+
+/// Each entry of a format: heading, diagram, table.
+template <class Features>
+void write_entries(std::ostream& out, files& all, const std::string& prefix, const Features& features)
+{
+    const auto format = format_for(features);
+    for (const drawing& d : drawings_of(features)) {
+        std::string file = "formats/" + prefix;
+        for (const unsigned level : d.levels) file += '-' + std::to_string(level);
+        file += std::string("-") + name(d.in) + ".svg";
+        const std::string title = title_of(d, format.tables());
+        all[file] = svg_of(d, format.tables().entry_bits, title);
+        out << "### " << title << "\n\n![" << title << "](" << file << ")\n\n";
+        write_table(out, d);
+        out << '\n';
+    }
+}
+
+template <class Features>
+void write_features(std::ostream& out, const char* type)
+{
+    const Features defaults;
+    out << "Members of `" << type << "`, with what they are if not given:";
+    const char* separator = " ";
+    for (const auto& f : named::features_of(defaults)) {
+        out << separator << '`' << f.name << "` ";
+        separator = ", ";
+        if (const auto* number = std::get_if<unsigned Features::*>(&f.member)) out << defaults.**number;
+        if (const auto* flag = std::get_if<bool Features::*>(&f.member)) out << (defaults.**flag ? "true" : "false");
+        if (std::holds_alternative<optional_bit Features::*>(f.member)) out << "none";
+    }
+    out << ".\n\n";
+}
+
+/// Bits whose role in nested entries is not the one that they have in ordinary ones.
+void write_differences(std::ostream& out, const shadow_features& ordinary_features, const npt_features& nested_features)
+{
+    struct difference {
+        field bits;
+        role was, is;
+        bool operator==(const difference&) const = default;
+    };
+    const auto ordinary = format_for(ordinary_features);
+    const auto nested = format_for(nested_features);
+    out << "| entry | bits | ordinary | nested |\n|---|---:|---|---|\n";
+    for (const drawing& d : drawings_of(ordinary_features)) {
+        std::vector<std::pair<std::vector<unsigned>, std::vector<difference>>> groups;
+        for (const unsigned level : d.levels) {
+            std::vector<difference> found;
+            for (unsigned low = 0; low < 64;) {
+                const auto a = part_at(low, level, d.in, ordinary);
+                const auto b = part_at(low, level, d.in, nested);
+                const field here{a.bits.mask() & b.bits.mask()};
+                if (a.is != b.is) found.push_back({here, a.is, b.is});
+                low += here.width();
+            }
+            if (groups.empty() || groups.back().second != found) groups.push_back({{}, found});
+            groups.back().first.push_back(level);
+        }
+        for (const auto& [levels, found] : groups) {
+            for (const difference& f : found) {
+                out << "| " << title_of({levels, d.in, {}}, ordinary.tables()) << " | " << bit_numbers(f.bits) << " | "
+                    << name(f.was) << " | " << name(f.is) << " |\n";
+            }
+        }
+    }
+    out << '\n';
+}
+
+/// The mnemonic of a named field.
+template <class Description>
+const char* mnemonic_of(field Description::fields::*named)
+{
+    for (const auto& r : Description::rows) {
+        if (r.member == named) return r.name;
+    }
+    return "";
+}
+
+template <class Description>
+void write_forbidden(std::ostream& out)
+{
+    out << "| in | combination | only with | rule |\n|---|---|---|---|\n";
+    for (const auto& f : Description::forbidden) {
+        out << "| " << (f.in == every ? "every entry" : "leaves") << " | " << mnemonic_of<Description>(f.which) << " = "
+            << f.value;
+        if (f.without != nullptr) out << ", " << mnemonic_of<Description>(f.without) << " = 0";
+        out << " | " << f.when.text << " | " << name(f.breaks) << " |\n";
+    }
+    out << '\n';
+}
+
+void write_values(std::ostream& out, const char* head, const char* (*text)(unsigned))
+{
+    out << "| " << head << " | 0 | 1 | 2 | 3 | 4 | 5 | 6 | 7 |\n|---|---|---|---|---|---|---|---|---|\n| type |";
+    for (unsigned value = 0; value < 8; ++value) {
+        out << ' ' << (*text(value) != '\0' ? text(value) : "illegal") << " |";
+    }
+    out << "\n\n";
+}
+
+files draw()
+{
+    const shadow_features long_mode{
+        .levels = 5, .physical_bits = width_m, .protection_keys = true, .hlat = true, .reserved_bit_8 = false};
+    const shadow_features pae{.levels = 3, .physical_bits = width_m};
+    const shadow_features two_levels{.levels = 2, .physical_bits = width_m};
+    const npt_features nested{.levels = 5, .physical_bits = width_m};
+    const ept_features extended{.levels = 5,
+                                .physical_bits = width_m,
+                                .mode_based_execute = true,
+                                .verify_guest_paging = true,
+                                .paging_write = true,
+                                .supervisor_shadow_stack = true,
+                                .sub_page_write = true,
+                                .suppress_ve = true};
+    files all;
+    std::ostringstream out;
+    out << "<!-- Made by examples/draw_formats.cpp from the rows in include/ptebits. Change those. -->\n"
+           "# Formats\n"
+           "\n"
+           "Every entry of every format, drawn from the rows that the library computes with. M is the\n"
+           "physical-address width (the feature `physical_bits`). All features that give a bit a meaning are\n"
+           "on; dashes mark the bits that one of them switches: the tables tell which, and what the bit is without.\n"
+           "*Software* bits are ignored by the MMU; *reserved* bits must be 0 in a present entry.\n"
+           "\n"
+           "![The colours of the diagrams](formats/legend.svg)\n"
+           "\n"
+           "- [Long mode](#long-mode), [PAE](#pae), [two levels](#two-levels): ordinary paging, shadow.hpp\n"
+           "- [Nested paging](#nested-paging): npt.hpp\n"
+           "- [Extended page tables](#extended-page-tables): ept.hpp\n"
+           "\n"
+           "## Long mode\n"
+           "\n"
+           "Four or five levels of 512 entries. Present = P. Intel SDM volume 3, \"Paging\"; AMD APM volume 2,\n"
+           "\"Page Translation and Protection\". With `encryption_bit` that bit is an attribute, C, and the\n"
+           "address bits above it are reserved.\n"
+           "\n";
+    write_features<shadow_features>(out, "shadow_features");
+    write_entries(out, all, "long", long_mode);
+    out << "PWT, PCD and PAT are an index into the PAT, of 1, 2 and 4. After reset it holds:\n\n";
+    write_values(out, "index", pat_type_after_reset);
+    out << "## PAE\n"
+           "\n"
+           "`levels = 3`: four entries at the top level, which are loaded into registers and checked with CR3.\n"
+           "\n";
+    write_entries(out, all, "pae", pae);
+    out << "## Two levels\n"
+           "\n"
+           "`levels = 2`: 32-bit entries, 1024 a table. Of the address bits of a 4M page above 31 those from M\n"
+           "up are reserved.\n"
+           "\n";
+    write_entries(out, all, "two", two_levels);
+    out << "## Nested paging\n"
+           "\n"
+           "AMD's nested tables are the host's own paging format, with two to five levels. AMD APM volume 2,\n"
+           "\"Secure Virtual Machine\". Every nested access is a user access, so U/S must be 1 in every entry;\n"
+           "with `guest_mode_execute_trap` it forbids supervisor fetches instead. These bits have another role\n"
+           "than in the drawings of long mode:\n"
+           "\n";
+    write_differences(out, long_mode, nested);
+    write_features<npt_features>(out, "npt_features");
+    out << "## Extended page tables\n"
+           "\n"
+           "Four or five levels of 512 entries. Present = any of R, W, X, and XU where it is not software's.\n"
+           "Intel SDM volume 3, \"VMX Support for Address Translation\". With `software_accessed` that software\n"
+           "bit of a leaf is the accessed bit, A, which software keeps.\n"
+           "\n";
+    write_features<ept_features>(out, "ept_features");
+    write_entries(out, all, "ept", extended);
+    out << "MT, the memory type:\n\n";
+    write_values(out, "MT", [](unsigned value) { return meaning(&ept_fields::memory_type, value); });
+    out << "A present entry is misconfigured if a reserved bit is set, or by one of these combinations:\n\n";
+    write_forbidden<ept_description>(out);
+    std::string document = out.str();
+    document.pop_back();  // the blank line at the end
+    all["formats.md"] = std::move(document);
+    all["formats/legend.svg"] = svg_legend();
+    return all;
+}
+
+// ---- the command line
+
+std::string content_of(const std::filesystem::path& file)
+{
+    std::ifstream in(file, std::ios::binary);
+    return {std::istreambuf_iterator<char>(in), {}};
+}
+
+int write(const std::filesystem::path& directory)
+{
+    std::filesystem::create_directories(directory / "formats");
+    for (const auto& [file, content] : draw()) {
+        std::ofstream out(directory / file, std::ios::binary);
+        if (!(out << content).flush()) {
+            std::cerr << (directory / file).string() << ": cannot be written\n";
+            return 2;
+        }
+    }
+    return 0;
+}
+
+int check(const std::filesystem::path& directory)
+{
+    const files all = draw();
+    int status = 0;
+    for (const auto& [file, content] : all) {
+        if (content_of(directory / file) == content) continue;
+        std::cerr << (directory / file).string() << ": not what the rows give; run draw_formats\n";
+        status = 1;
+    }
+    for (const auto& entry : std::filesystem::directory_iterator(directory / "formats")) {
+        if (all.count("formats/" + entry.path().filename().string()) != 0) continue;
+        std::cerr << entry.path().string() << ": no such diagram any more\n";
+        status = 1;
+    }
+    return status;
+}
+
+}  // namespace
+
+int main(int argc, char** argv)
+{
+    const std::vector<std::string_view> words(argv + 1, argv + argc);
+    try {
+        if (words.size() == 1 && !words[0].starts_with('-')) return write(words[0]);
+        if (words.size() == 2 && words[0] == "--check") return check(words[1]);
+    } catch (const std::filesystem::filesystem_error& e) {
+        std::cerr << "draw_formats: " << e.what() << '\n';
+        return 2;
+    }
+    std::cerr << "usage: draw_formats DOCS            write DOCS/formats.md and DOCS/formats/*.svg\n"
+                 "       draw_formats --check DOCS    compare them with what would be written\n";
+    return 2;
+}

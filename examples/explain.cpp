@@ -1,0 +1,399 @@
+// SPDX-License-Identifier: BSL-1.0
+// explain: page-table entries in words, as a command or as a filter.
+#include <algorithm>
+#include <charconv>
+#include <cstdint>
+#include <cstdlib>
+#include <iomanip>
+#include <iostream>
+#include <optional>
+#include <sstream>
+#include <stdexcept>
+#include <string>
+#include <string_view>
+#include <system_error>
+#include <type_traits>
+#include <variant>
+#include <vector>
+
+#include <ptebits/ageing.hpp>
+#include <ptebits/text.hpp>
+#include <ptebits/text_stream.hpp>
+
+#include "features.hpp"
+
+#if __has_include(<unistd.h>)
+#include <unistd.h>
+#endif
+
+namespace {
+
+using namespace ptebits;
+
+constexpr std::string_view usage =
+    "usage: explain [--short | --long] FORMAT[,FEATURE=VALUE]... LEVEL HEX...\n"
+    "       explain [--short | --long] FORMAT[,FEATURE=VALUE]... LEVEL -\n"
+    "       explain --diff FORMAT[,FEATURE=VALUE]... LEVEL OLD NEW\n"
+    "       explain --help\n"
+    "\n"
+    "FORMAT is shadow (or x86), npt or ept. Features are those of the library, as in\n"
+    "ept,physical_bits=39,accessed_dirty=0; the others have the library's defaults, but levels is 5\n"
+    "if LEVEL is. LEVEL is the level of the entry: 1 is the level of 4-Kbyte pages.\n"
+    "\n"
+    "With -, entries come from standard input, one a line: the last word of the line, behind the last\n"
+    "blank, '=' or ':', in hexadecimal; without a decimal digit it needs 0x. If a ':' is followed by\n"
+    "numbers with 0x alone, as a debugger dumps memory, each is an entry. Empty lines and lines that\n"
+    "begin with # are passed over.\n"
+    "\n"
+    "--long is one line a field (the default for HEX), --short one line an entry (the default for -).\n"
+    "--diff tells which fields changed; whether the TLB must be flushed; and whether the old entry had\n"
+    "to be replaced by one atomic operation, because hardware may have changed it underneath.\n"
+    "\n"
+    "Exit status: 0, or 2 if the command line or a line of input is wrong.\n";
+
+/// What is wrong with the command line or a line of input.
+struct error : std::runtime_error {
+    using std::runtime_error::runtime_error;
+};
+
+std::string in_quotes(std::string_view text) { return "'" + std::string(text) + "'"; }
+
+// ---- colours, on a terminal only
+
+struct colours {
+    const char* head = "";
+    const char* dim = "";
+    const char* alarm = "";
+    const char* off = "";
+};
+
+colours choose_colours()
+{
+    const auto variable = [](const char* key) {
+        const char* value = std::getenv(key);
+        return std::string_view(value != nullptr ? value : "");
+    };
+    bool terminal = false;
+#if __has_include(<unistd.h>)
+    terminal = isatty(STDOUT_FILENO) == 1;
+#endif
+    if (!terminal || !variable("NO_COLOR").empty() || variable("TERM") == "dumb") return {};
+    return {"\033[1m", "\033[2m", "\033[31m", "\033[0m"};
+}
+
+const colours paint = choose_colours();
+
+// ---- reading
+
+/// The number that a text is, all of it, in hexadecimal with or without 0x; ' may part digits.
+std::optional<std::uint64_t> hex_number(std::string_view text)
+{
+    std::string digits(text);
+    std::erase(digits, '\'');
+    if (digits.starts_with("0x") || digits.starts_with("0X")) digits.erase(0, 2);
+    std::uint64_t value{};
+    const char* const end = digits.data() + digits.size();
+    const auto [stop, problem] = std::from_chars(digits.data(), end, value, 16);
+    if (problem != std::errc{} || stop != end) return std::nullopt;
+    return value;
+}
+
+std::uint64_t need_entry(std::string_view text)
+{
+    const auto value = hex_number(text);
+    if (!value) throw error(in_quotes(text) + " is not a hexadecimal number of 64 bits");
+    return *value;
+}
+
+std::optional<unsigned> decimal_number(std::string_view text)
+{
+    unsigned value{};
+    const char* const end = text.data() + text.size();
+    const auto [stop, problem] = std::from_chars(text.data(), end, value);
+    if (problem != std::errc{} || stop != end) return std::nullopt;
+    return value;
+}
+
+/// The entries in a line of a log or a debugger. Words that happen to be made of a to f are none.
+std::vector<std::uint64_t> entries_in(const std::string& line)
+{
+    if (const std::size_t colon = line.rfind(':'); colon != line.npos) {
+        std::istringstream words(line.substr(colon + 1));
+        std::vector<std::string> numbers;
+        for (std::string word; words >> word && word.starts_with("0x");) numbers.push_back(word);
+        if (!words && !numbers.empty()) {
+            std::vector<std::uint64_t> entries;
+            for (const std::string& text : numbers) entries.push_back(need_entry(text));
+            return entries;
+        }
+    }
+    const std::string word = line.substr(line.find_last_of(" \t=:") + 1);
+    if (word.find_first_of("0123456789") == word.npos) throw error(in_quotes(word) + " is not an entry");
+    return {need_entry(word)};
+}
+
+template <class Features>
+void set_feature(Features& features, std::string_view key, std::string_view value)
+{
+    std::string known;
+    for (const auto& f : named::features_of(features)) {
+        known += (known.empty() ? "" : ", ") + std::string(f.name);
+        if (f.name != key) continue;
+        const auto number = decimal_number(value);
+        std::visit(
+            [&](auto member) {
+                using type = std::remove_reference_t<decltype(features.*member)>;
+                const bool is_switch = std::is_same_v<type, bool>;
+                if (!number || (is_switch && *number > 1)) {
+                    throw error(std::string(key) + (is_switch ? " is 0 or 1" : " is a decimal number") + ", not " +
+                                in_quotes(value));
+                }
+                if constexpr (is_switch) {
+                    features.*member = *number == 1;
+                } else {
+                    features.*member = *number;
+                }
+            },
+            f.member);
+        return;
+    }
+    throw error("no such feature: " + in_quotes(key) + "; there are " + known);
+}
+
+using any_features = std::variant<shadow_features, npt_features, ept_features>;
+
+/// The features in FORMAT,FEATURE=VALUE,...
+any_features read_format(std::string_view text, unsigned level)
+{
+    const auto next = [&] {
+        const std::string_view word = text.substr(0, text.find(','));
+        text.remove_prefix(std::min(word.size() + 1, text.size()));
+        return word;
+    };
+    const std::string_view format = next();
+    any_features all;
+    if (format == "npt") {
+        all = npt_features{};
+    } else if (format == "ept") {
+        all = ept_features{};
+    } else if (format != "shadow" && format != "x86") {
+        throw error("FORMAT is shadow, x86, npt or ept, not " + in_quotes(format));
+    }
+    std::visit(
+        [&](auto& features) {
+            if (level == max_levels) features.levels = level;
+            while (!text.empty()) {
+                const std::string_view word = next();
+                const std::size_t equals = word.find('=');
+                if (equals == word.npos) throw error(in_quotes(word) + " is not FEATURE=VALUE");
+                set_feature(features, word.substr(0, equals), word.substr(equals + 1));
+            }
+        },
+        all);
+    return all;
+}
+
+// ---- writing
+
+/// One entry, one line. What is broken stands behind the semicolon.
+template <class Format>
+void print_short(std::uint64_t entry, unsigned level, const Format& format)
+{
+    const std::string line = in_words(entry, level, format).line();
+    const std::size_t end = std::min(line.find(';'), line.size());
+    std::cout << "0x" << std::hex << std::setfill('0') << std::setw(static_cast<int>(format.tables().entry_bits / 4))
+              << entry << std::dec << std::setfill(' ') << "  " << line.substr(0, end);
+    if (end < line.size()) std::cout << paint.alarm << line.substr(end) << paint.off;
+    std::cout << '\n';
+}
+
+/// One entry, one line a field; fields of 0 fade.
+template <class Format>
+void print_long(std::uint64_t entry, unsigned level, const Format& format)
+{
+    std::istringstream lines(in_words(entry, level, format).fields());
+    std::string line;
+    for (bool first = true; std::getline(lines, line); first = false) {
+        std::string word, bits, value;
+        std::istringstream(line) >> word >> bits >> value;
+        const char* colour = first ? paint.head : word == "broken:" ? paint.alarm : value == "0" ? paint.dim : "";
+        std::cout << colour << line << (*colour != '\0' ? paint.off : "") << '\n';
+    }
+}
+
+/// The fields that differ, taken as fields of an entry of this kind.
+template <class Format>
+void print_changes(std::uint64_t before, std::uint64_t after, unsigned level, kind k, const Format& format)
+{
+    struct change {
+        std::string place, values, means;
+    };
+    std::vector<change> changes;
+    std::size_t width = 0;
+    const auto text = [](auto write) {
+        char buffer[200];
+        text_writer out(buffer, sizeof buffer);
+        write(out);
+        out.end();
+        return std::string(buffer);
+    };
+    for (unsigned low = 0; low < 64;) {
+        const auto part = part_at(low, level, k, format);
+        low += part.bits.width();
+        if (((before ^ after) & part.bits.mask()) == 0) continue;
+        changes.push_back({
+            text([&](text_writer& out) {
+                out.put("  ").put(*part.name() != '\0' ? part.name() : "-").column(8).bit_range(part.bits).column(15);
+            }),
+            text([&](text_writer& out) { out.number(part.bits.get(before)).put(" -> ").number(part.bits.get(after)); }),
+            text([&](text_writer& out) { write_meaning(out, part, after, level, k, format); }),
+        });
+        width = std::max(width, changes.back().values.size());
+    }
+    for (const change& c : changes) {
+        std::cout << c.place << std::left << std::setw(static_cast<int>(width)) << c.values << "  " << c.means << '\n';
+    }
+}
+
+template <class Format>
+void print_difference(std::uint64_t before, std::uint64_t after, unsigned level, const Format& format)
+{
+    std::cout << "old: " << in_words(before, level, format) << '\n'
+              << "new: " << in_words(after, level, format) << '\n';
+    const kind was = kind_of(before, level, format);
+    const kind is = kind_of(after, level, format);
+    if (before == after) {
+        std::cout << "changed: nothing\n";
+    } else if (was == is) {
+        std::cout << "changed:\n";
+        print_changes(before, after, level, is, format);
+    } else {
+        for (const kind k : {was, is}) {
+            std::cout << "changed, as fields of a " << (k == kind::leaf ? "leaf" : "table's entry") << ":\n";
+            print_changes(before, after, level, k, format);
+        }
+    }
+    const bool flush = needs_flush(before, after, format, level);
+    std::cout << "TLB flush: " << (flush ? paint.alarm : "") << (flush ? "needed" : "not needed") << paint.off << '\n';
+    std::cout << "atomic update: ";
+    if (was == kind::table) {
+        std::cout << "asked of leaves only\n";
+    } else {
+        const bool atomic = needs_atomic_update(before, format);
+        std::cout << (atomic ? paint.alarm : "") << (atomic ? "needed" : "not needed") << paint.off << '\n';
+    }
+}
+
+// ---- the command line
+
+enum class output { by_default, brief, full, difference };
+
+struct request {
+    output how = output::by_default;
+    unsigned level = 0;
+    std::vector<std::string> entries;
+};
+
+/// Entries from standard input. A bad line is told of and passed over.
+template <class Format>
+int filter(const request& r, const Format& format)
+{
+    int status = 0;
+    bool first = true;
+    std::string line;
+    for (std::size_t number = 1; std::getline(std::cin, line); ++number) {
+        line.erase(line.find_last_not_of(" \t\r") + 1);
+        if (line.empty() || line.starts_with('#')) continue;
+        try {
+            for (const std::uint64_t entry : entries_in(line)) {
+                if (r.how == output::full) {
+                    if (!first) std::cout << '\n';
+                    print_long(entry, r.level, format);
+                } else {
+                    print_short(entry, r.level, format);
+                }
+                first = false;
+            }
+        } catch (const error& e) {
+            std::cerr << "-:" << number << ": " << e.what() << '\n';
+            status = 2;
+        }
+    }
+    if (std::cin.bad()) {
+        std::cerr << "-: cannot be read\n";
+        return 2;
+    }
+    return status;
+}
+
+template <class Features>
+int explain(const request& r, const Features& features)
+{
+    const auto format = format_for(features);
+    if (format.wrong().what != defect::none) throw error(name(format.wrong().what));
+    if (r.level > format.tables().levels) throw error("the format has no level " + std::to_string(r.level));
+
+    if (r.how != output::difference && r.entries.size() == 1 && r.entries.front() == "-") return filter(r, format);
+    std::vector<std::uint64_t> entries;
+    for (const std::string& text : r.entries) entries.push_back(need_entry(text));
+    if (r.how == output::difference) {
+        print_difference(entries[0], entries[1], r.level, format);
+        return 0;
+    }
+    for (std::size_t n = 0; n < entries.size(); ++n) {
+        if (r.how == output::brief) {
+            print_short(entries[n], r.level, format);
+        } else {
+            if (n > 0) std::cout << '\n';
+            print_long(entries[n], r.level, format);
+        }
+    }
+    return 0;
+}
+
+int run(std::vector<std::string> words)
+{
+    if (words.size() == 1 && words.front() == "--help") {
+        std::cout << usage;
+        return 0;
+    }
+    request r;
+    while (!words.empty() && words.front().starts_with("--")) {
+        const std::string& word = words.front();
+        if (r.how != output::by_default) throw error("one of --short, --long and --diff, no more");
+        if (word == "--short") {
+            r.how = output::brief;
+        } else if (word == "--long") {
+            r.how = output::full;
+        } else if (word == "--diff") {
+            r.how = output::difference;
+        } else {
+            throw error("unknown option " + in_quotes(word));
+        }
+        words.erase(words.begin());
+    }
+    if (r.how == output::difference && words.size() != 4) throw error("--diff takes FORMAT LEVEL OLD NEW");
+    if (words.size() < 3) throw error("it takes FORMAT LEVEL HEX... or FORMAT LEVEL -");
+
+    const auto level = decimal_number(words[1]);
+    if (!level || *level < 1 || *level > max_levels) throw error("LEVEL is 1 to 5, not " + in_quotes(words[1]));
+    r.level = *level;
+    r.entries.assign(words.begin() + 2, words.end());
+    return std::visit([&](const auto& features) { return explain(r, features); }, read_format(words[0], r.level));
+}
+
+}  // namespace
+
+int main(int argc, char** argv)
+{
+    std::ios::sync_with_stdio(false);  // so that an error of standard input is seen
+    int status = 2;
+    try {
+        status = run({argv + 1, argv + argc});
+    } catch (const error& e) {
+        std::cerr << "explain: " << e.what() << "; see explain --help\n";
+    }
+    if (std::cout.flush()) return status;
+    std::cerr << "explain: cannot write the output\n";
+    return 2;
+}

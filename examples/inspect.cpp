@@ -1,0 +1,352 @@
+// SPDX-License-Identifier: BSL-1.0
+// inspect: what is in page-table images, and what is in one entry.
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <iostream>
+#include <map>
+#include <string>
+#include <string_view>
+#include <tuple>
+#include <type_traits>
+#include <variant>
+#include <vector>
+
+#include <ptebits/ageing.hpp>
+#include <ptebits/text.hpp>
+
+#include "image.hpp"
+
+namespace {
+
+using namespace ptebits;
+using ptimg::hex;
+
+constexpr std::string_view usage =
+    "usage: inspect FILE...                    count the entries of page-table images, and age their pages\n"
+    "       inspect --entry FORMAT LEVEL HEX   explain one entry; FORMAT is shadow, x86, npt or ept\n"
+    "       inspect --help\n"
+    "\n"
+    "--entry takes the widest format: 4 levels or, at level 5, 5; 52-bit physical addresses; EFER.NXE,\n"
+    "CR4.PGE, 1-Gbyte pages, EPT accessed and dirty bits and execute-only pages on; all else off.\n"
+    "\n"
+    "Exit status: 0, or 2 if a file is not an image or the command line is wrong.\n";
+
+/// The size of the pages of a level: 4K, 2M, 1G.
+std::string page_size(const shape& tables, unsigned level)
+{
+    const unsigned shift = tables.page_shift(level);
+    return std::to_string(1U << shift % 10) + "BKMGT"[shift / 10];
+}
+
+/// The numbers of the bits in a mask.
+std::string bit_numbers(std::uint64_t mask)
+{
+    std::string numbers;
+    for (unsigned index = 0; index < 64; ++index) {
+        if ((mask & bit(index).mask()) == 0) continue;
+        if (!numbers.empty()) numbers += ' ';
+        numbers += std::to_string(index);
+    }
+    return numbers.empty() ? "-" : numbers;
+}
+
+using text_table = std::vector<std::vector<std::string>>;
+
+/// Prints rows of equal length in columns, numbers and short words to the right, the last to the left.
+void print(const text_table& rows)
+{
+    std::vector<std::size_t> widths(rows.front().size());
+    for (const auto& row : rows) {
+        for (std::size_t i = 0; i < row.size(); ++i) widths[i] = std::max(widths[i], row[i].size());
+    }
+    for (const auto& row : rows) {
+        for (std::size_t i = 0; i + 1 < row.size(); ++i) {
+            std::cout << "  " << std::string(widths[i] - row[i].size(), ' ') << row[i];
+        }
+        std::cout << "  " << row.back() << '\n';
+    }
+}
+
+std::string on_off(bool on) { return on ? "on" : "off"; }
+
+std::string c_bit(optional_bit at) { return at.given ? ", encryption bit " + std::to_string(at.index) : ""; }
+
+std::string describe(const shadow_features& f)
+{
+    return "execute disable " + on_off(f.execute_disable) + ", global pages " + on_off(f.global_pages) +
+           ", protection keys " + on_off(f.protection_keys) + c_bit(f.encryption_bit);
+}
+
+std::string describe(const npt_features& f)
+{
+    return "execute disable taken as on, the host's EFER is not recorded" + c_bit(f.encryption_bit);
+}
+
+std::string describe(const ept_features& f)
+{
+    return "accessed and dirty bits " + on_off(f.accessed_dirty) +
+           (f.accessed_dirty ? "" : ", the host tracks accesses in bits 54 and 56");
+}
+
+/// KVM's tracking of accesses where EPT has no accessed bits.
+using kvm_tracking = access_tracking<runtime_format<ept_description>, 54>;
+
+/// What is counted among the entries of one level and kind. Young, dirty and software
+/// count where no rule is broken: elsewhere these bits have no meaning.
+struct tally {
+    std::uint64_t present = 0;
+    std::uint64_t young = 0;
+    std::uint64_t dirty = 0;
+    std::uint64_t not_present = 0;  ///< but not 0 either
+    std::uint64_t tracked = 0;      ///< of these, the ones whose permissions the host keeps aside
+    std::uint64_t broken = 0;
+    std::uint64_t software = 0;  ///< software bits in use
+};
+
+/// Entries that break the same rule in the same bits.
+struct breach {
+    std::uint64_t count = 0;
+    std::uint64_t address = 0;  ///< of the first
+    std::uint64_t entry = 0;
+};
+
+struct counts {
+    std::uint64_t tables[max_levels + 1] = {};
+    tally tallies[max_levels + 1][2];  ///< by level and kind
+    std::map<std::tuple<unsigned, kind, rule, std::uint64_t>, breach, std::greater<>> breaches;
+    std::vector<std::uint64_t*> pages;  ///< leaves that map a page, tracked ones too
+};
+
+/// `by` is what age() takes: the format, or kvm_tracking.
+template <class Format, class By>
+counts count(ptimg::image& image, const Format& format, const By& by)
+{
+    counts c;
+    for (auto& [page, t] : image.tables) {
+        ++c.tables[t.level];
+        for (std::uint64_t& slot : t.slots) {
+            const std::uint64_t entry = slot;
+            if (entry == 0) continue;
+            const kind k = kind_of(entry, t.level, format);
+            const layout& l = format.layout_at(t.level, k);
+            tally& n = c.tallies[t.level][static_cast<unsigned>(k)];
+            bool tracked = false;
+            if constexpr (std::is_same_v<By, kvm_tracking>) tracked = is_tracked(entry, by);
+            n.tracked += tracked;
+            if (present(entry, format)) {
+                ++n.present;
+            } else {
+                ++n.not_present;
+                if (!tracked) continue;
+            }
+            if (const finding found = diagnose(entry, t.level, format)) {
+                ++n.broken;
+                breach& b = c.breaches[{t.level, k, found.broken, found.bits & entry}];
+                if (b.count++ == 0) {
+                    b.address = t.address + static_cast<std::uint64_t>(&slot - t.slots.data()) * image.entry_bytes;
+                    b.entry = entry;
+                }
+                continue;
+            }
+            n.young += (entry & l.mask(role::accessed)) != 0;
+            n.dirty += (entry & l.mask(role::dirty)) != 0;
+            n.software |= entry & l.mask(role::software);
+            if (k == kind::leaf) c.pages.push_back(&slot);
+        }
+    }
+    return c;
+}
+
+template <class Format, class By>
+void report(ptimg::image& image, const Format& format, const By& by)
+{
+    const counts c = count(image, format, by);
+    text_table rows{
+        {"level", "kind", "page", "present", "young", "dirty", "not present", "tracked", "broken", "software bits"}};
+    std::cout << "tables:";
+    for (unsigned level = format.tables().levels; level > 0; --level) {
+        std::cout << ' ' << c.tables[level] << " at level " << level << (level > 1 ? "," : "\n");
+        for (const kind k : {kind::table, kind::leaf}) {
+            const tally& n = c.tallies[level][static_cast<unsigned>(k)];
+            if (n.present + n.not_present == 0) continue;
+            const layout& l = format.layout_at(level, k);
+            const auto if_any = [&](role r, std::uint64_t count) {
+                return l.mask(r) != 0 ? std::to_string(count) : "-";
+            };
+            rows.push_back({std::to_string(level), name(k), k == kind::leaf ? page_size(format.tables(), level) : "-",
+                            std::to_string(n.present), if_any(role::accessed, n.young), if_any(role::dirty, n.dirty),
+                            std::to_string(n.not_present),
+                            std::is_same_v<By, kvm_tracking> ? std::to_string(n.tracked) : "-",
+                            std::to_string(n.broken), bit_numbers(n.software)});
+        }
+    }
+    print(rows);
+
+    for (const auto& [key, b] : c.breaches) {
+        const auto& [level, k, broken, bits] = key;
+        std::cout << "broken: level " << level << ", " << name(k) << ", " << name(broken) << " (" << bit_numbers(bits)
+                  << "): " << b.count << ", the first " << hex(b.entry) << " at " << hex(b.address) << '\n';
+    }
+
+    std::uint64_t young[2] = {};
+    for (std::uint64_t& pass : young) {
+        for (std::uint64_t* slot : c.pages) pass += age(*slot, by);
+    }
+    std::cout << "ageing: " << c.pages.size() << " pages, " << young[0] << " young in the first pass, " << young[1]
+              << " in the second\n";
+}
+
+template <class Features>
+void report(ptimg::image& image, const Features& features)
+{
+    std::cout << "features: " << describe(features) << '\n';
+    std::cout << "recorded:";
+    for (const char* key : {"guest_mode", "stage", "kernel", "emulator", "cpu"}) {
+        if (image.facts.count(key) != 0) std::cout << ' ' << key << '=' << image.fact(key, "");
+    }
+    std::cout << '\n';
+    const auto format = format_for(features);
+    if constexpr (std::is_same_v<Features, ept_features>) {
+        if (!format.accessed.exists()) return report(image, format, kvm_tracking{format});
+    }
+    report(image, format, format);
+}
+
+void report(const std::string& file, ptimg::image& image)
+{
+    std::cout << file << ": " << image.fact("format", "") << ", " << image.fact("levels", "") << " levels, root "
+              << hex(image.root) << ", " << image.fact("maxphyaddr", "") << "-bit physical addresses\n";
+    std::visit([&](const auto& features) { report(image, features); }, image.features);
+}
+
+/// One line: a word and what it says.
+void say(std::string_view what, std::string_view text)
+{
+    std::cout << what << ':' << std::string(16 - what.size(), ' ') << text << '\n';
+}
+
+std::string describe(const permissions& p)
+{
+    std::string text;
+    const auto add = [&](bool granted, const char* word) {
+        if (!granted) return;
+        if (!text.empty()) text += ", ";
+        text += word;
+    };
+    add(p.read, "read");
+    add(p.write, "write");
+    add(p.execute, "execute");
+    add(p.user, "user");
+    add(p.user_execute, "user execute");
+    return text.empty() ? "none" : text;
+}
+
+/// Explains an entry by the rows of the format's description.
+template <class Features>
+void explain(std::uint64_t entry, unsigned level, const Features& features)
+{
+    using description = typename Features::description;
+    const auto format = format_for(features);
+    const auto switches = row_features<description>(features);
+    const kind k = kind_of(entry, level, format);
+    const layout& l = format.layout_at(level, k);
+
+    say("entry", hex(entry));
+    say("kind", k == kind::leaf ? "leaf of level " + std::to_string(level) + ", " + page_size(format.tables(), level)
+                                : "refers to a table of level " + std::to_string(level - 1));
+    say("present", present(entry, format) ? "yes" : "no, so the MMU looks at no other bit");
+    say("address", hex(address_of(entry, level, format)));
+    say("permissions", describe(permissions_of(entry, level, format)));
+    const auto flag = [&](role r) {
+        return l.mask(r) == 0 ? "has no such bit" : (entry & l.mask(r)) != 0 ? "yes" : "no";
+    };
+    say("accessed", flag(role::accessed));
+    say("dirty", flag(role::dirty));
+    say("software bits", bit_numbers(entry & l.mask(role::software)));
+    const finding found = diagnose(entry, level, format);
+    say("rule", found ? name(found.broken) + (": " + bit_numbers(found.bits & entry)) : "none broken");
+
+    text_table rows{{"name", "bits", "value", "role"}};
+    for (const auto& row : description::rows) {
+        const role is = row.role_at(switches, level);
+        const field at = row.bits_at(switches);
+        if (is == role::none || !row.in.contains(level, k) || at.get(entry) == 0) continue;
+        const std::string low = std::to_string(at.shift());
+        rows.push_back({is == row.is && *row.name != '\0' ? row.name : "-",
+                        at.width() == 1 ? low : std::to_string(at.shift() + at.width() - 1) + ':' + low,
+                        hex(at.get(entry)), name(is)});
+    }
+    print(rows);
+}
+
+int wrong(const std::string& problem)
+{
+    std::cerr << "inspect: " << problem << "; see inspect --help\n";
+    return 2;
+}
+
+int explain(const std::vector<std::string>& words)
+{
+    if (words.size() != 4) return wrong("--entry takes FORMAT LEVEL HEX");
+    const std::string& format = words[1];
+    const auto level = ptimg::number<unsigned>(words[2], 10);
+    const bool prefixed = words[3].starts_with("0x");
+    const auto entry = ptimg::number<std::uint64_t>(std::string_view(words[3]).substr(prefixed ? 2 : 0), 16);
+    if (!level || *level < 1 || *level > max_levels) return wrong("LEVEL is 1 to 5, not '" + words[2] + "'");
+    if (!entry) return wrong("HEX is a hexadecimal number of 64 bits, not '" + words[3] + "'");
+    const unsigned levels = std::max(*level, 4U);
+    if (format == "shadow" || format == "x86") {
+        explain(*entry, *level, shadow_features{.levels = levels});
+    } else if (format == "npt") {
+        explain(*entry, *level, npt_features{.levels = levels});
+    } else if (format == "ept") {
+        explain(*entry, *level, ept_features{.levels = levels});
+    } else {
+        return wrong("FORMAT is shadow, x86, npt or ept, not '" + format + "'");
+    }
+    return 0;
+}
+
+int report_files(const std::vector<std::string>& files)
+{
+    int status = 0;
+    bool first = true;
+    for (const std::string& file : files) {
+        try {
+            ptimg::image image = ptimg::read(file);
+            if (!first) std::cout << '\n';
+            first = false;
+            report(file, image);
+        } catch (const ptimg::error& e) {
+            std::cerr << e.what() << '\n';
+            status = 2;
+        }
+    }
+    return status;
+}
+
+int run(const std::vector<std::string>& words)
+{
+    if (words.empty()) return wrong("no file given");
+    if (words.front() == "--entry") return explain(words);
+    if (words.front() == "--help" && words.size() == 1) {
+        std::cout << usage;
+        return 0;
+    }
+    for (const std::string& word : words) {
+        if (word.starts_with('-')) return wrong("unknown option '" + word + "'");
+    }
+    return report_files(words);
+}
+
+}  // namespace
+
+int main(int argc, char** argv)
+{
+    const int status = run({argv + 1, argv + argc});
+    if (std::cout.flush()) return status;
+    std::cerr << "inspect: cannot write the output\n";
+    return 2;
+}

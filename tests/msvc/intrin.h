@@ -1,0 +1,37 @@
+// Stands for MSVC's <intrin.h>: the intrinsics that slot.hpp uses, over the builtins of the
+// compiler that runs the test.
+#pragma once
+
+using msvc_int64 = long long;
+#define __int64 msvc_int64
+using msvc_long = int;  // 32 bits, as long is there
+#define long msvc_long
+
+inline __int64 _InterlockedExchange64(__int64 volatile* at, __int64 value)
+{
+    return __atomic_exchange_n(at, value, __ATOMIC_SEQ_CST);
+}
+inline long _InterlockedExchange(long volatile* at, long value)
+{
+    return __atomic_exchange_n(at, value, __ATOMIC_SEQ_CST);
+}
+inline __int64 _InterlockedOr64(__int64 volatile* at, __int64 mask)
+{
+    return __atomic_fetch_or(at, mask, __ATOMIC_SEQ_CST);
+}
+inline long _InterlockedOr(long volatile* at, long mask) { return __atomic_fetch_or(at, mask, __ATOMIC_SEQ_CST); }
+inline __int64 _InterlockedAnd64(__int64 volatile* at, __int64 mask)
+{
+    return __atomic_fetch_and(at, mask, __ATOMIC_SEQ_CST);
+}
+inline long _InterlockedAnd(long volatile* at, long mask) { return __atomic_fetch_and(at, mask, __ATOMIC_SEQ_CST); }
+inline __int64 _InterlockedCompareExchange64(__int64 volatile* at, __int64 desired, __int64 expected)
+{
+    __atomic_compare_exchange_n(at, &expected, desired, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
+    return expected;
+}
+inline long _InterlockedCompareExchange(long volatile* at, long desired, long expected)
+{
+    __atomic_compare_exchange_n(at, &expected, desired, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
+    return expected;
+}
