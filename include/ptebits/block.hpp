@@ -23,8 +23,23 @@ inline constexpr std::size_t block_slots = 64;
 //   look_at_block(slots, flag): the slots of a block that have a bit set. `flag.flag()` is
 //   the bit, as a function so that it is a constant where the format is one.
 // Preconditions: 64 slots of 8 bytes, the first at the start of a cache line; flag.flag()
-// exists. Loads are volatile: each look reads memory, in the program's order.
+// exists. Loads are volatile: each look reads memory.
 #if defined(__x86_64__) && (defined(__GNUC__) || defined(__clang__))
+
+/// A block's bits from those of its eight cache lines: line(n) is asked in order, as
+/// prefetchers like it. Inlined by force as its parts are: GCC at -O2 would call each.
+template <class Line>
+[[nodiscard, gnu::always_inline]] inline std::uint64_t by_lines(Line line) noexcept
+{
+    std::uint64_t found = line(0);
+    found |= line(1) << 8;
+    found |= line(2) << 16;
+    found |= line(3) << 24;
+    found |= line(4) << 32;
+    found |= line(5) << 40;
+    found |= line(6) << 48;
+    return found | line(7) << 56;
+}
 
 #if defined(__AVX512DQ__)
 
@@ -33,13 +48,10 @@ template <slot_word Word, class Flag>
 {
     using quads = long long __attribute__((vector_size(64), may_alias));
     const unsigned to_sign = 63 - flag.flag().shift();
-    const auto* at = reinterpret_cast<const volatile quads*>(slots + block_slots);
-    std::uint64_t found = 0;
-    for (unsigned line = 0; line < 8; ++line) {
-        at -= 1;
-        found = found << 8 | static_cast<std::uint8_t>(__builtin_ia32_cvtq2mask512(at[0] << to_sign));
-    }
-    return found;
+    const auto* const at = reinterpret_cast<const volatile quads*>(slots);
+    return by_lines([&](unsigned line) __attribute__((always_inline)) {
+        return std::uint64_t{static_cast<std::uint8_t>(__builtin_ia32_cvtq2mask512(at[line] << to_sign))};
+    });
 }
 
 #elif defined(__AVX2__)
@@ -51,18 +63,15 @@ template <slot_word Word, class Flag>
     using ints = int __attribute__((vector_size(32)));
     using floats = float __attribute__((vector_size(32)));
     const unsigned to_sign = 63 - flag.flag().shift();
-    const auto* at = reinterpret_cast<const volatile quads*>(slots + block_slots);
-    std::uint64_t found = 0;
-    for (unsigned line = 0; line < 8; ++line) {
-        at -= 2;
+    const auto* const at = reinterpret_cast<const volatile quads*>(slots);
+    return by_lines([&](unsigned line) __attribute__((always_inline)) {
         // The bit as sign of eight ints, these put in order, and their signs gathered.
-        const ints low = reinterpret_cast<ints>(at[0] << to_sign);
-        const ints high = reinterpret_cast<ints>(at[1] << to_sign);
+        const ints low = reinterpret_cast<ints>(at[2 * line] << to_sign);
+        const ints high = reinterpret_cast<ints>(at[2 * line + 1] << to_sign);
         const quads mixed = reinterpret_cast<quads>(__builtin_shufflevector(low, high, 1, 3, 9, 11, 5, 7, 13, 15));
-        const quads signs = __builtin_shufflevector(mixed, mixed, 0, 2, 1, 3);
-        found = found << 8 | static_cast<unsigned>(__builtin_ia32_movmskps256(reinterpret_cast<floats>(signs)));
-    }
-    return found;
+        const quads eight = __builtin_shufflevector(mixed, mixed, 0, 2, 1, 3);
+        return std::uint64_t{static_cast<unsigned>(__builtin_ia32_movmskps256(reinterpret_cast<floats>(eight)))};
+    });
 }
 
 #elif defined(__SSE2__)
@@ -73,22 +82,28 @@ template <slot_word Word, class Flag>
     using quads = long long __attribute__((vector_size(16), may_alias));
     using ints = int __attribute__((vector_size(16)));
     const unsigned shift = flag.flag().shift();
-    const auto* at = reinterpret_cast<const volatile quads*>(slots + block_slots);
+    const auto* const at = reinterpret_cast<const volatile quads*>(slots);
     // The bit as sign of four ints, narrowed with their signs to words, then to bytes.
-    const auto four = [&](unsigned i) {
+    const auto four = [&](unsigned i) __attribute__((always_inline))
+    {
         const ints low = reinterpret_cast<ints>(at[i]);
         const ints high = reinterpret_cast<ints>(at[i + 1]);
         return shift < 32 ? __builtin_shufflevector(low, high, 0, 2, 4, 6) << (31 - shift)
                           : __builtin_shufflevector(low, high, 1, 3, 5, 7) << (63 - shift);
     };
-    const auto eight = [&](unsigned i) { return __builtin_ia32_packssdw128(four(i), four(i + 2)); };
-    std::uint64_t found = 0;
-    for (unsigned two_lines = 0; two_lines < 4; ++two_lines) {
-        at -= 8;
-        const auto sixteen = __builtin_ia32_packsswb128(eight(0), eight(4));
-        found = found << 16 | static_cast<unsigned>(__builtin_ia32_pmovmskb128(sixteen));
-    }
-    return found;
+    const auto eight = [&](unsigned i) __attribute__((always_inline))
+    {
+        return __builtin_ia32_packssdw128(four(i), four(i + 2));
+    };
+    const auto sixteen = [&](unsigned i) __attribute__((always_inline))
+    {
+        const auto signs = __builtin_ia32_packsswb128(eight(i), eight(i + 4));
+        return std::uint64_t{static_cast<unsigned>(__builtin_ia32_pmovmskb128(signs))};
+    };
+    std::uint64_t found = sixteen(0);
+    found |= sixteen(8) << 16;
+    found |= sixteen(16) << 32;
+    return found | sixteen(24) << 48;
 }
 
 #else  // general registers only
@@ -98,16 +113,18 @@ template <slot_word Word, class Flag>
 {
     using halves = std::uint32_t __attribute__((may_alias));
     const unsigned shift = flag.flag().shift() % 32;
-    const auto* at = reinterpret_cast<const volatile halves*>(slots + block_slots) + flag.flag().shift() / 32;
+    const auto* const at = reinterpret_cast<const volatile halves*>(slots) + flag.flag().shift() / 32;
     // Each bit next to its neighbour's: by one instruction that shifts and adds.
-    const auto one = [&](unsigned i) { return std::uint64_t{at[2 * i] & 1U << shift}; };
-    const auto four = [&](unsigned i) { return one(i) + 2 * one(i + 1) + 4 * one(i + 2) + 8 * one(i + 3); };
-    std::uint64_t found = 0;
-    for (unsigned line = 0; line < 8; ++line) {
-        at -= 16;
-        found = found << 8 | (four(0) + 16 * four(4)) >> shift;
-    }
-    return found;
+    const auto one = [&](unsigned i) __attribute__((always_inline)) { return std::uint64_t{at[2 * i] & 1U << shift}; };
+    const auto four = [&](unsigned i) __attribute__((always_inline))
+    {
+        return one(i) + 2 * one(i + 1) + 4 * one(i + 2) + 8 * one(i + 3);
+    };
+    const auto eight = [&](unsigned line) __attribute__((always_inline))
+    {
+        return (four(8 * line) + 16 * four(8 * line + 4)) >> shift;
+    };
+    return by_lines(eight);
 }
 
 #endif

@@ -236,7 +236,8 @@ public:
         r.path[0] = r.path[1] = r.path[2] = r.path[3] = r.path[4] = walk_step{};
         for (;;) {
             look(r, root, address, a, cpu);
-            if (!r || update == update_flags::no || set_flags(r, a)) return r;
+            const bool needed = update == update_flags::yes || memory_tells_updates;
+            if (!r || !needed || set_flags(r, a, update)) return r;
             r = {};
         }
     }
@@ -382,9 +383,9 @@ private:
         if (r.key_denies || !allows(r.allowed, a, cpu, format_.walked_as())) r.fault = fault_kind::protection;
     }
 
-    /// Sets A in the entries of the path, D in the leaf of a write. Returns false where an
-    /// entry is no longer the one that was judged.
-    constexpr bool set_flags(walk_result& r, const access& a)
+    /// Sets A in the entries of the path, D in the leaf of a write, or only finds out whether
+    /// they could be set. Returns false where an entry is no longer the one that was judged.
+    constexpr bool set_flags(walk_result& r, const access& a, update_flags update)
     {
         for (unsigned i = 0; i < r.steps; ++i) {
             const walk_step& used = r.path[i];
@@ -398,6 +399,7 @@ private:
                 r.fault = fault_kind::memory_absent;
                 return true;
             }
+            if (update == update_flags::no) continue;
             using slot_type = std::remove_cvref_t<decltype(*slot)>;
             auto expected = static_cast<slot_type>(used.entry);
             if (!how_.compare_exchange(*slot, expected, static_cast<slot_type>(used.entry | flags))) return false;
@@ -414,10 +416,15 @@ private:
                                                                 : fault_kind::reserved_bits;
     }
 
-    // A memory that must know of writes, as the nested walk's, has for_update.
+    // A memory that must know of writes, as a guest's over the host's tables, has for_update.
+    static constexpr bool memory_tells_updates = requires(Memory & memory)
+    {
+        memory.for_update(std::uint64_t{}, std::type_identity<Word>{});
+    };
+
     [[nodiscard]] constexpr auto slot_for_update(std::uint64_t physical)
     {
-        if constexpr (requires { memory_.for_update(physical, std::type_identity<Word>{}); }) {
+        if constexpr (memory_tells_updates) {
             return memory_.for_update(physical, std::type_identity<Word>{});
         } else {
             return slot_in<Word>(memory_, physical);
@@ -617,19 +624,25 @@ template <class Guest, walkable_format Host, class Memory, slot_access Access = 
 {
     guest_tables<Host, std::remove_reference_t<Memory>, Access> tables_of_guest(host, host_root, memory, update, how);
     if constexpr (std::is_same_v<Guest, unpaged>) {
-        return {.host = tables_of_guest.translate(address, a), .host_access = a, .guest_physical = address};
+        return {.where = dimension::host,
+                .guest = {},
+                .host = tables_of_guest.translate(address, a),
+                .host_access = a,
+                .guest_physical = address};
     } else {
         const walk_result in_guest = walk(guest, guest_root, address, a, guest_cpu, tables_of_guest, update, how);
         if (!in_guest) {
             // The guest's walk lacks memory where the host's walk faults, or where there is none.
-            nested_result result{.where = dimension::guest, .guest = in_guest};
-            if (tables_of_guest.tell_fault(result)) result.where = dimension::host;
+            nested_result result{};
+            result.where = tables_of_guest.tell_fault(result) ? dimension::host : dimension::guest;
+            result.guest = in_guest;
             return result;
         }
         // EPT's XU is for linear addresses that user mode may use, NPT's GMET for the CPL.
         access final = a;
         if (host.walked_as() == regime::extended) final.user = in_guest.allowed.user;
-        return {.guest = in_guest,
+        return {.where = dimension::host,
+                .guest = in_guest,
                 .host = tables_of_guest.translate(in_guest.address, final),
                 .host_access = final,
                 .guest_physical = in_guest.address};

@@ -1,6 +1,6 @@
 # Installs the library without a compiler, then builds and runs one consumer program
 # against the installed package and one against the source tree.
-#   cmake -DSOURCE=dir -DWORK=dir -DCXX=compiler -P check.cmake
+#   cmake -DSOURCE=dir -DWORK=dir -DCXX=compiler [-DEMULATOR=command] -P check.cmake
 cmake_minimum_required(VERSION 3.24)
 
 function(run)
@@ -30,7 +30,7 @@ foreach(way installed subdirectory)
   run(${CMAKE_COMMAND} -S ${CMAKE_CURRENT_LIST_DIR}/${way} -B ${WORK}/${way} -DCMAKE_CXX_COMPILER=${CXX}
       -DCMAKE_PREFIX_PATH=${WORK}/prefix)
   run(${CMAKE_COMMAND} --build ${WORK}/${way})
-  run(${WORK}/${way}/consumer)
+  run(${EMULATOR} ${WORK}/${way}/consumer)
 endforeach()
 
 # A subproject brings no tests, examples or warnings into its user's build.
