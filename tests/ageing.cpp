@@ -350,6 +350,28 @@ TEST_CASE("needs_flush: the lock-free write path, ordinary paging, and levels")
     CHECK(needs_flush(0x20'00c7, 0x20'0087, shadow_long{}, 2));  // D of a large page
 }
 
+TEST_CASE("needs_flush where accesses are tracked: the TLB may hold what a tracked entry restores to")
+{
+    constexpr access_tracking<ept_no_ad, 54> tracking{};
+    const std::uint64_t read_execute = 0x1035;
+    const std::uint64_t tracked = 0x0140'0000'0000'1030;
+    CHECK(needs_flush(tracked, 0, tracking));                      // zapped while tracked
+    CHECK(needs_flush(tracked, 0x0140'0000'0000'2030, tracking));  // points elsewhere
+    CHECK_FALSE(needs_flush(tracked, read_execute, tracking));     // restored
+    CHECK_FALSE(needs_flush(read_execute, tracked, tracking));     // ageing alone
+    CHECK(needs_flush(read_execute | w, tracked, tracking));       // W was taken with it
+    CHECK_FALSE(needs_flush(tracked, 0, ept_no_ad{}));             // by the format alone it is a hole
+}
+
+TEST_CASE("young_any by access tracking: present is young")
+{
+    constexpr access_tracking<ept_no_ad, 54> tracking{};
+    const std::uint64_t slots[] = {0, 0x0140'0000'0000'1030, 0x1035};
+    CHECK(young_any(slots, tracking));
+    const std::uint64_t old[] = {0, 0x0140'0000'0000'1030};
+    CHECK_FALSE(young_any(old, tracking));
+}
+
 TEST_CASE("needs_flush agrees with static and run-time features on every pair of single-bit changes")
 {
     const auto runtime = format_for(ept_features{});

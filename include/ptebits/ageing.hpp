@@ -213,7 +213,10 @@ template <class Slots, class By, slot_access Access = atomic_access<>>
 {
     for (const auto& element : slots) {
         const auto entry = access.load(slot_of(element));
-        if (present(entry, by) && young(entry, by)) return true;
+        if constexpr (entry_masks<By>) {
+            if (!present(entry, by)) continue;
+        }
+        if (young(entry, by)) return true;
     }
     return false;
 }
@@ -304,6 +307,19 @@ template <entry_format F>
     const permissions has = permissions_in(after, l, format);
     return (had.read && !has.read) || (had.write && !has.write) || (had.execute && !has.execute) ||
            (had.user && !has.user) || (had.user_execute && !has.user_execute);
+}
+
+/// The same where accesses are tracked. Tracking itself does not flush, so a tracked entry
+/// counts as the one that it restores to: the TLB may still hold it.
+template <entry_format F, unsigned S>
+[[nodiscard]] constexpr bool needs_flush(std::uint64_t before, std::uint64_t after,
+                                         const access_tracking<F, S>& tracking, unsigned level = 1,
+                                         std::uint64_t lock_free_write = 0) noexcept
+{
+    const auto seen = [&](std::uint64_t entry) {
+        return is_tracked(entry, tracking) ? tracking.restored(entry) : entry;
+    };
+    return needs_flush(seen(before), seen(after), tracking.format(), level, lock_free_write);
 }
 
 /// Whether an update of a leaf must be one atomic operation, because hardware or a

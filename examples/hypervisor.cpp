@@ -1,0 +1,447 @@
+// SPDX-License-Identifier: BSL-1.0
+// hypervisor: vCPUs that use guest memory while the host ages, logs and takes pages away.
+//
+// The MMU half, hypervisor_mmu.cpp, is what a kernel would have. Here is the rest, as
+// threads: the vCPUs with their TLBs, a reclaimer, a logger that copies written pages as
+// live migration does, and a zapper. At the end of each round the copy must be what the
+// guest wrote, page for page, and every entry in order.
+#include "hypervisor_mmu.hpp"
+
+#include <array>
+#include <atomic>
+#include <charconv>
+#include <chrono>
+#include <cstdint>
+#include <iostream>
+#include <memory>
+#include <mutex>
+#include <random>
+#include <string>
+#include <string_view>
+#include <thread>
+#include <vector>
+
+#include <ptebits/visit.hpp>
+
+using namespace ptebits;
+
+namespace hypervisor {
+
+namespace {
+
+constexpr unsigned vcpu_count = 2;
+
+std::mutex mmu_mutex;
+
+// In place of the interrupt that flushes the TLBs: a vCPU that enters the guest takes note
+// of the generation, and drops its translations if it is not the one that it knows.
+std::atomic<std::uint64_t> generation = 1;
+std::atomic<std::uint64_t> in_guest[vcpu_count];  // the generation a vCPU entered with; 0: not in the guest
+
+}  // namespace
+
+void lock_mmu() noexcept { mmu_mutex.lock(); }
+void unlock_mmu() noexcept { mmu_mutex.unlock(); }
+
+void flush_tlbs() noexcept
+{
+    const std::uint64_t wanted = generation.fetch_add(1) + 1;
+    for (const auto& vcpu : in_guest) {
+        for (std::uint64_t entered = vcpu; entered != 0 && entered < wanted; entered = vcpu) {
+            std::this_thread::yield();
+        }
+    }
+}
+
+namespace {
+
+/// Host memory. One number stands for what a page holds: guest writes add 1 to it.
+class host_memory {
+public:
+    void guest_write(std::uint64_t page)
+    {
+        update(
+            pages_[page], [](std::uint64_t n) { return n + 1; }, relaxed);
+    }
+    [[nodiscard]] std::uint64_t read(std::uint64_t page) const { return load(pages_[page], relaxed); }
+
+    /// What the host does with a page that no guest can reach: here, to swap it out and in.
+    /// Plain accesses, so that a thread that still used the page would be a data race.
+    void swap_out_and_in(std::uint64_t page)
+    {
+        const std::uint64_t kept = pages_[page];
+        pages_[page] = 0;
+        std::this_thread::yield();
+        pages_[page] = kept;
+    }
+
+    std::mutex lock;  ///< held where the host itself uses pages
+
+private:
+    static constexpr atomic_access<order::relaxed> relaxed{};
+    std::array<std::uint64_t, max_host_pages> pages_{};
+};
+
+/// A virtual CPU: reaches memory through the library's walk, with a small TLB in front.
+template <class Mmu>
+class vcpu {
+public:
+    vcpu(unsigned id, Mmu& m, host_memory& memory) : mmu_(m), memory_(memory), inside_(in_guest[id]) {}
+
+    /// One access of the guest: repeated, as an instruction is, until no fault comes between.
+    void use(std::uint64_t guest_physical, operation what)
+    {
+        for (;;) {
+            enter();
+            const bool done = try_once(guest_physical, what);
+            inside_ = 0;
+            if (done) break;
+
+            const fault_outcome outcome = mmu_.fault(guest_physical, {.what = what});
+            ++outcomes[static_cast<unsigned>(outcome)];
+            if (outcome == fault_outcome::retry) std::this_thread::yield();
+            if (outcome >= fault_outcome::no_memory_slot) break;
+        }
+        ++accesses;
+    }
+
+    std::uint64_t accesses = 0;
+    std::uint64_t outcomes[fault_outcomes] = {};
+    std::uint64_t writes[max_host_pages] = {};
+    std::uint64_t accessed_set = 0;  // by its walks, in leaves
+    std::uint64_t dirty_set = 0;
+    std::uint64_t stale_reads = 0;
+
+private:
+    struct translation {
+        std::uint64_t guest_page = ~std::uint64_t{0};
+        std::uint64_t host_page = 0;
+        bool for_writes = false;  // allowed, and D is set
+    };
+
+    void enter()
+    {
+        // Anew where a flush came between the look and the mark: it may not have seen the mark.
+        std::uint64_t now = 0;
+        do {
+            now = generation;
+            inside_ = now;
+        } while (generation != now);
+        if (now != tlb_generation_) tlb_.fill({});
+        tlb_generation_ = now;
+    }
+
+    bool try_once(std::uint64_t guest_physical, operation what)
+    {
+        const bool writes_it = what == operation::write;
+        const std::uint64_t guest_page = guest_physical >> base_page_shift;
+        translation& known = tlb_[guest_page % tlb_.size()];
+        if (known.guest_page != guest_page || (writes_it && !known.for_writes)) {
+            const walk_result r =
+                walk(typename Mmu::format{}, mmu_.root(), guest_physical, {.what = what}, {}, mmu_.tables());
+            if (!r) return false;
+            known = {guest_page, r.address >> base_page_shift, writes_it};
+            if constexpr (Mmu::format::dirty.exists()) {
+                const std::uint64_t judged = r.path[r.steps - 1].entry;
+                accessed_set += !young(judged, typename Mmu::format{});
+                dirty_set += writes_it && !dirty(judged, typename Mmu::format{});
+            }
+        }
+        // Now and then the thread loses its CPU here, where a flush has to wait for it.
+        if (accesses % 64 == 0) std::this_thread::yield();
+        if (writes_it) {
+            memory_.guest_write(known.host_page);
+            ++writes[known.host_page];
+        } else {
+            stale_reads += memory_.read(known.host_page) < writes[known.host_page];
+        }
+        return true;
+    }
+
+    Mmu& mmu_;
+    host_memory& memory_;
+    std::atomic<std::uint64_t>& inside_;
+    std::uint64_t tlb_generation_ = 0;
+    std::array<translation, 32> tlb_{};
+};
+
+/// A guest and its host.
+template <class Mmu>
+class machine {
+public:
+    machine()
+    {
+        // The second shows the guest the first's pages once more; the third is a ROM.
+        mmu_->add_memory_slot({.guest_page = 0, .pages = 160, .host_page = 0});
+        mmu_->add_memory_slot({.guest_page = 0x80000, .pages = 64, .host_page = 32});
+        mmu_->add_memory_slot({.guest_page = 0xfffe0, .pages = 32, .host_page = 160, .writable = false});
+    }
+
+    void round(std::chrono::milliseconds length)
+    {
+        ++rounds_;
+        stop_ = false;
+        std::vector<std::thread> threads;
+        for (auto& cpu : vcpus_) threads.emplace_back([&] { run_guest(cpu); });
+        threads.emplace_back([&] { reclaim(); });
+        threads.emplace_back([&] { log(); });
+        threads.emplace_back([&] { zap(); });
+        std::this_thread::sleep_for(length);
+        stop_ = true;
+        for (std::thread& t : threads) t.join();
+        copy_written();
+    }
+
+    /// Whether nothing was lost; says what was. The threads have ended.
+    [[nodiscard]] bool check();
+
+    void report() const;
+
+private:
+    static constexpr unsigned host_pages = 192;
+
+    void run_guest(vcpu<Mmu>& cpu)
+    {
+        std::minstd_rand random(seed_++);
+        while (!stop_) {
+            const std::uint64_t n = random();
+            const memory_slot& in = mmu_->slot(static_cast<unsigned>(n % 8 < 6 ? 0 : n % 8 - 5));
+            const bool device = n / 8 % 256 == 0;  // an address that no slot has
+            const std::uint64_t page = device ? 0xfec00 : in.guest_page + n / 2048 % in.pages;
+            const operation what[] = {operation::read, operation::write, operation::fetch, operation::write};
+            cpu.use(page << base_page_shift, what[random() / 16 % 4]);
+        }
+    }
+
+    // Ages all pages again and again; of those found old one a pass is swapped out.
+    void reclaim()
+    {
+        std::uint64_t next = 0;
+        while (!stop_) {
+            bool reclaimed = false;
+            for (std::uint64_t n = 0; n < host_pages; ++n) {
+                const std::uint64_t page = next++ % host_pages;
+                if (mmu_->age(page)) {
+                    ++young_;
+                } else if (++old_; !reclaimed && !mmu_->test_young(page)) {
+                    reclaimed = true;
+                    swap(page);
+                    next += 7;
+                }
+            }
+            std::this_thread::yield();
+        }
+    }
+
+    void swap(std::uint64_t page)
+    {
+        ++swapped_;
+        const std::lock_guard guard(memory_.lock);
+        unmapped_ += mmu_->begin_invalidate(page);
+        memory_.swap_out_and_in(page);
+        mmu_->end_invalidate(page);
+    }
+
+    void log()
+    {
+        while (!stop_) {
+            copy_written();
+            std::this_thread::yield();
+        }
+    }
+
+    void copy_written()
+    {
+        for (unsigned i = 0; i < mmu_->memory_slots(); ++i) {
+            const page_bitmap written = mmu_->harvest(i);
+            const std::lock_guard guard(memory_.lock);
+            for (std::uint64_t page = 0; page < mmu_->slot(i).pages; ++page) {
+                if (!written.test(page)) continue;
+                const std::uint64_t host_page = mmu_->slot(i).host_page + page;
+                copy_[host_page] = memory_.read(host_page);
+                ++copied_;
+            }
+        }
+    }
+
+    void zap()
+    {
+        std::minstd_rand random(seed_++);
+        while (!stop_) {
+            zapped_ += mmu_->zap(random() % host_pages);
+            std::this_thread::yield();
+        }
+    }
+
+    std::unique_ptr<Mmu> mmu_ = std::make_unique<Mmu>();
+    host_memory memory_;
+    std::array<std::uint64_t, max_host_pages> copy_{};  // of all pages, as migration would have sent them
+    std::array<vcpu<Mmu>, vcpu_count> vcpus_{vcpu<Mmu>{0, *mmu_, memory_}, vcpu<Mmu>{1, *mmu_, memory_}};
+    std::atomic<bool> stop_ = false;
+    std::atomic<unsigned> seed_ = 1;
+
+    std::uint64_t rounds_ = 0;
+    std::uint64_t young_ = 0;
+    std::uint64_t old_ = 0;
+    std::uint64_t swapped_ = 0;
+    std::uint64_t unmapped_ = 0;
+    std::uint64_t copied_ = 0;
+    std::uint64_t zapped_ = 0;
+};
+
+template <class Mmu>
+bool machine<Mmu>::check()
+{
+    using format = typename Mmu::format;
+    unsigned lost = 0;
+    const auto expect = [&](bool holds, const char* what, std::uint64_t page = 0, std::uint64_t entry = 0) {
+        if (holds || ++lost > 10) return;
+        std::cerr << "lost: " << what << ", page " << page << ", entry " << std::hex << entry << std::dec << '\n';
+    };
+
+    // Memory: all that was written is there, and in the copy.
+    for (std::uint64_t page = 0; page < host_pages; ++page) {
+        std::uint64_t writes = 0;
+        for (const auto& cpu : vcpus_) writes += cpu.writes[page];
+        expect(memory_.read(page) == writes, "a write to memory", page);
+        expect(copy_[page] == writes, "a written page is not in the dirty log", page);
+    }
+
+    // Entries: each maps the page that its memory slot says, with its rights in place or saved.
+    std::uint64_t mapped[max_host_pages] = {};
+    std::uint64_t entries = 0;
+    std::uint64_t young_entries = 0;
+    std::uint64_t dirty_entries = 0;
+    visit(format{}, mmu_->root(), {}, mmu_->tables(), [&](const auto& e) {
+        if (e.level != 1) return visit_next::into;
+        ++entries;
+        young_entries += (e.entry & format::accessed.mask()) != 0;
+        dirty_entries += (e.entry & format::dirty.mask()) != 0;
+        const std::uint64_t guest_page = e.address >> base_page_shift;
+        for (unsigned i = 0; i < mmu_->memory_slots(); ++i) {
+            const memory_slot& in = mmu_->slot(i);
+            if (guest_page - in.guest_page >= in.pages) continue;
+            const std::uint64_t host_page = in.host_page + guest_page - in.guest_page;
+            ++mapped[host_page];
+            std::uint64_t entry = e.entry;
+            if constexpr (!format::accessed.exists()) {
+                if (is_tracked(entry, Mmu::ageing)) entry = Mmu::ageing.restored(entry);
+            }
+            const std::uint64_t changes = format::accessed | format::dirty | (in.writable ? format::write.mask() : 0);
+            const std::uint64_t page = format::address(1, host_page << base_page_shift) | format::memory_type(6) |
+                                       (in.writable ? Mmu::may_write : 0);
+            expect((entry & ~changes) == (page | format::read | format::execute), "rights", guest_page, e.entry);
+        }
+        return visit_next::into;
+    });
+    for (std::uint64_t page = 0; page < host_pages; ++page) {
+        expect(mapped[page] == mmu_->mappings(page), "an entry in the reverse map", page);
+    }
+
+    // Counts: what came is there or has gone.
+    std::uint64_t made = 0;
+    std::uint64_t accessed_set = 0;
+    std::uint64_t dirty_set = 0;
+    for (const auto& cpu : vcpus_) {
+        accessed_set += cpu.accessed_set;
+        dirty_set += cpu.dirty_set;
+        made += cpu.outcomes[static_cast<unsigned>(fault_outcome::mapped)];
+        expect(cpu.stale_reads == 0, "a write, in the eyes of its vCPU");
+        expect(cpu.outcomes[static_cast<unsigned>(fault_outcome::no_room)] == 0, "room");
+        expect(cpu.outcomes[static_cast<unsigned>(fault_outcome::misconfigured)] == 0, "a legal entry");
+    }
+    expect(made == entries + zapped_ + unmapped_, "a mapping");
+    if constexpr (format::dirty.exists()) {
+        const mmu_statistics& gone = mmu_->statistics();
+        expect(accessed_set == gone.aged + gone.zapped_young + young_entries, "an accessed bit");
+        expect(dirty_set == gone.harvested + gone.zapped_dirty + dirty_entries, "a dirty bit");
+    }
+    return lost == 0;
+}
+
+template <class Mmu>
+void machine<Mmu>::report() const
+{
+    std::uint64_t accesses = 0;
+    std::uint64_t outcomes[fault_outcomes] = {};
+    for (const auto& cpu : vcpus_) {
+        accesses += cpu.accesses;
+        for (unsigned i = 0; i < fault_outcomes; ++i) outcomes[i] += cpu.outcomes[i];
+    }
+    const auto faults = [&](fault_outcome o) { return outcomes[static_cast<unsigned>(o)]; };
+    std::cout << "  vCPUs    " << accesses << " accesses; faults: " << faults(fault_outcome::mapped) << " mapped, "
+              << faults(fault_outcome::restored) << " restored, " << faults(fault_outcome::write_granted)
+              << " made writable, " << faults(fault_outcome::retry) << " tried again, "
+              << faults(fault_outcome::no_memory_slot) << " for devices, " << faults(fault_outcome::read_only)
+              << " writes to ROM\n"
+              << "  reclaim  " << young_ << " young, " << old_ << " old, " << swapped_ << " swapped\n"
+              << "  log      " << copied_ << " written pages copied\n"
+              << "  zap      " << zapped_ << " entries\n"
+              << "  " << rounds_ << " rounds, nothing lost\n";
+}
+
+template <ept_features Features>
+bool run(const char* title, std::chrono::milliseconds length)
+{
+    std::cout << title << std::endl;
+    machine<mmu<Features>> m;
+    const auto end = std::chrono::steady_clock::now() + length;
+    do {
+        m.round(std::chrono::milliseconds(20));
+        if (!m.check()) return false;
+    } while (std::chrono::steady_clock::now() < end);
+    m.report();
+    return true;
+}
+
+constexpr std::string_view usage =
+    "usage: hypervisor [--seconds N] [--flags on|off]\n"
+    "\n"
+    "Runs vCPUs, a reclaimer, a dirty logger and a zapper on one shadow MMU for N seconds (1),\n"
+    "with EPT's accessed and dirty bits on, off, or half of the time each (the default).\n"
+    "\n"
+    "Exit status: 0, 1 if anything was lost, or 2 if the command line is wrong.\n";
+
+int wrong(const std::string& problem)
+{
+    std::cerr << "hypervisor: " << problem << "; see hypervisor --help\n";
+    return 2;
+}
+
+int start(const std::vector<std::string>& words)
+{
+    unsigned seconds = 1;
+    bool on = true;
+    bool off = true;
+    for (std::size_t i = 0; i < words.size(); ++i) {
+        const std::string& word = words[i];
+        if (word == "--help") {
+            std::cout << usage;
+            return 0;
+        }
+        if (word != "--seconds" && word != "--flags") return wrong("unknown option '" + word + "'");
+        if (++i == words.size()) return wrong(word + " takes a value");
+        const std::string& value = words[i];
+        if (word == "--flags") {
+            on = value == "on";
+            off = value == "off";
+            if (!on && !off) return wrong("--flags is on or off, not '" + value + "'");
+        } else {
+            const char* const last = value.data() + value.size();
+            const auto [stop, problem] = std::from_chars(value.data(), last, seconds);
+            if (problem != std::errc{} || stop != last || seconds < 1 || seconds > 3600) {
+                return wrong("--seconds is 1 to 3600, not '" + value + "'");
+            }
+        }
+    }
+    const std::chrono::milliseconds length(1000 * seconds / (on && off ? 2 : 1));
+    if (on && !run<with_flags>("EPT with accessed and dirty bits", length)) return 1;
+    if (off && !run<without_flags>("EPT without them: access tracking, write protection", length)) return 1;
+    return 0;
+}
+
+}  // namespace
+
+}  // namespace hypervisor
+
+int main(int argc, char** argv) { return hypervisor::start({argv + 1, argv + argc}); }
