@@ -95,6 +95,8 @@ TEST_CASE("a range shows the entries that translate part of it")
     CHECK(leaves_in({0x3000, 0x3000}) == std::vector<std::uint64_t>{0x3000});
     CHECK(leaves_in({0x40'0000, 0x4000'0000}).empty());
     CHECK(leaves_in({}).size() == 1024);
+    CHECK(leaves_in({0x0000'8000'0000'0000, 0xffff'7fff'ffff'ffff}).empty());  // no canonical address
+    CHECK(leaves_in({0x3f'f000, 0xffff'9000'0000'0000}) == std::vector<std::uint64_t>{0x3f'f000});
 }
 
 TEST_CASE("tables that refer to themselves and to each other are visited once each")

@@ -11,6 +11,7 @@
 #include <ptebits/layout.hpp>
 #include <ptebits/masks.hpp>
 #include <ptebits/npt.hpp>
+#include <ptebits/range.hpp>
 #include <ptebits/shadow.hpp>
 #include <ptebits/slot.hpp>
 #include <ptebits/split.hpp>

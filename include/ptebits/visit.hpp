@@ -19,6 +19,19 @@ struct address_range {
     std::uint64_t last = ~std::uint64_t{0};
 };
 
+/// The part of a range that tables of a shape translate, as offsets into what they
+/// translate: canonical addresses lose the copies of their top bit. Empty: first > last.
+[[nodiscard]] constexpr address_range translated_part(address_range range, const shape& t) noexcept
+{
+    const std::uint64_t space = ones(t.address_bits() - 1, 0);
+    if (!t.canonical) return {range.first, range.last < space ? range.last : space};
+    const std::uint64_t low_half = space >> 1;
+    if (range.first > low_half && range.first < ~low_half) range.first = ~low_half;
+    if (range.last > low_half && range.last < ~low_half) range.last = low_half;
+    if (range.first > range.last) return {1, 0};
+    return {range.first & space, range.last & space};
+}
+
 /// An entry met on the way.
 template <slot_word Word>
 struct visited_entry {
@@ -97,14 +110,14 @@ constexpr visit_summary visit(const F& format, std::uint64_t root, address_range
         visit_summary summary;
         if (t.levels == 0) return summary;
 
+        const address_range part = translated_part(range, t);
+        if (part.first > part.last) return summary;
         const std::uint64_t all = ones(t.address_bits() - 1, 0);
-        const std::uint64_t first = range.first & all;
-        const std::uint64_t last = range.last & all;
         frame frames[max_levels + 1];
         unsigned level = t.levels;
         const auto enter = [&](unsigned at, std::uint64_t table, std::uint64_t base, const permission_fold& above) {
             ++summary.entered;
-            frames[at] = {table, base, first > base ? (first - base) >> t.page_shift(at) : 0, above};
+            frames[at] = {table, base, part.first > base ? (part.first - base) >> t.page_shift(at) : 0, above};
         };
         enter(level, root, 0, {});
         if (once != nullptr) static_cast<void>(once->add(root, level));
@@ -114,7 +127,7 @@ constexpr visit_summary visit(const F& format, std::uint64_t root, address_range
             const unsigned shift = t.page_shift(level);
             const std::uint64_t index = f.next++;
             const std::uint64_t address = f.base + (index << shift);
-            if (index >> t.index_bits_at(level) != 0 || address > last) {
+            if (index >> t.index_bits_at(level) != 0 || address > part.last) {
                 ++level;
                 continue;
             }

@@ -71,7 +71,8 @@ enum class fault_kind : std::uint8_t {
     memory_absent,     ///< `memory` has no slot there
 };
 
-/// One entry that a walk used.
+/// One entry that a walk used. Without initializers, so that a walk need not clear the path
+/// for those who do not look at it.
 struct walk_step {
     std::uint64_t slot_address;  ///< physical, in bytes
     std::uint64_t entry;         ///< as it was judged
@@ -273,8 +274,8 @@ private:
         case 1:
             step<1>(r, at, address);
             break;
-        default:  // of a format that is wrong
-            r.fault = fault_kind::memory_absent;
+        default:  // a format that is wrong: nothing is present
+            r.fault = fault_kind::not_present;
             break;
         }
         if (r.steps == 0) return;

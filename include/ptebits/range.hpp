@@ -1,0 +1,182 @@
+// SPDX-License-Identifier: BSL-1.0
+// Ageing and harvesting all pages of an address range, through the tables that map it.
+//
+// `memory(physical address)` returns a pointer to the slot there, or null where there is
+// none, as in walk(). It is asked once for each table, with the table's address, and the
+// pointer must be good for all of the table (4 slots at the top of PAE, 1024 slots of 4
+// bytes in two-level tables, else 512); nothing else is read. Meanwhile the tables must
+// stay where they are (kept by a lock or a grace period), and no large leaf may be split;
+// entries may change in any other way.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <type_traits>
+
+#include <ptebits/table.hpp>
+#include <ptebits/visit.hpp>
+
+namespace ptebits {
+
+/// Which subtrees an ageing pass enters.
+enum class subtrees : std::uint8_t {
+    all,
+    /// Only those whose table entries are accessed, where the format has A in them. Clears
+    /// A of the table entries that it follows and whose whole span lies in the range. The
+    /// price is a flush of the TLB and paging-structure caches after every pass: a CPU that
+    /// remembers a table entry sets A below it without setting A in it again, and the next
+    /// pass would find all of that old. For the same reason one range must not be aged by
+    /// two that skip, and pages below a table that memory did not hand out may look old.
+    accessed,
+};
+
+/// What a pass over a range did.
+struct range_counts {
+    std::uint64_t pages = 0;    ///< pages reported
+    std::uint64_t tables = 0;   ///< tables looked at
+    std::uint64_t missing = 0;  ///< tables that memory did not hand out
+    std::uint64_t illegal = 0;  ///< present entries above level 1 that break a rule: left alone
+    std::uint64_t skipped = 0;  ///< table entries not followed because they were not accessed
+
+    [[nodiscard]] constexpr bool operator==(const range_counts&) const = default;
+};
+
+/// Does an operation to every leaf that maps a part of a range, and reports where it was
+/// done. The way back up is kept in an array with one place for each level.
+template <slot_word Word, class Operation, entry_format F, class Memory, class Report, slot_access Access>
+constexpr range_counts clear_in_range(const Operation& clear, const F& format, std::uint64_t root, address_range range,
+                                      Memory& memory, Report& report, subtrees enter_those, Access access)
+{
+    struct position {
+        Word* slots = nullptr;
+        std::uint64_t begin = 0;  // of what the table translates
+        std::uint64_t next = 0;
+        std::uint64_t last = 0;
+    };
+    const shape& t = format.tables();
+    range_counts counts;
+    if (t.levels == 0) return counts;  // a format that is wrong()
+    const address_range part = translated_part(range, t);
+    if (part.first > part.last) return counts;
+
+    position at[max_levels + 1];
+    // Fills in what of a table lies in the range.
+    const auto enter = [&](unsigned level, Word* slots, std::uint64_t begin) {
+        const unsigned shift = t.page_shift(level);
+        const std::uint64_t end_slot = ones(t.index_bits_at(level) - 1, 0);
+        const std::uint64_t last = (part.last - begin) >> shift;
+        at[level] = {slots, begin, part.first > begin ? (part.first - begin) >> shift : 0,
+                     last < end_slot ? last : end_slot};
+        ++counts.tables;
+    };
+    const auto found = [&](std::uint64_t address, unsigned level) {
+        const std::uint64_t space = ones(t.address_bits() - 1, 0);
+        const bool upper_half = t.canonical && address > space >> 1;
+        ++counts.pages;
+        report(upper_half ? address | ~space : address, std::uint64_t{1} << t.page_shift(level));
+    };
+
+    Word* const top_table = slot_in<Word>(memory, root);
+    if (top_table == nullptr) return {.missing = 1};
+    unsigned level = t.levels;
+    enter(level, top_table, 0);
+    while (level <= t.levels) {
+        position& here = at[level];
+        if (here.next > here.last) {
+            ++level;
+            continue;
+        }
+        if (level == 1) {
+            // Up to the end of the block or of the range.
+            const std::uint64_t block = here.next / block_slots * block_slots;
+            const std::uint64_t slots = std::uint64_t{1} << t.index_bits_at(1);
+            const std::uint64_t last = here.last - block < block_slots ? here.last - block : block_slots - 1;
+            const std::uint64_t look_at = ones(static_cast<unsigned>(last), static_cast<unsigned>(here.next - block));
+            const std::uint64_t count = slots - block < block_slots ? slots - block : block_slots;
+            std::uint64_t done = clear_in_block(here.slots + block, count, look_at, clear, access);
+            here.next = block + last + 1;
+            for (; done != 0; done &= done - 1) {
+                const std::uint64_t slot = block + static_cast<unsigned>(std::countr_zero(done));
+                found(here.begin + (slot << base_page_shift), 1);
+            }
+            continue;
+        }
+        const std::uint64_t begin = here.begin + (here.next << t.page_shift(level));
+        Word& slot = here.slots[here.next++];
+        const Word entry = access.load(slot);
+        if (!present(entry, format)) continue;
+        if (!legal(entry, level, format)) {
+            ++counts.illegal;
+            continue;
+        }
+        const layout& l = layout_of(entry, level, format);
+        if (kind_of(entry, level, format) == kind::leaf) {
+            if (clear(slot, access)) found(begin, level);
+            continue;
+        }
+        const bool may_skip = enter_those == subtrees::accessed && l.mask(role::accessed) != 0;
+        if (may_skip && (entry & l.mask(role::accessed)) == 0) {
+            ++counts.skipped;
+            continue;
+        }
+        Word* const below = slot_in<Word>(memory, l.address_in(entry));
+        if (below == nullptr) {
+            ++counts.missing;
+            continue;
+        }
+        // Before the leaves: a use that comes between sets A in both again.
+        const std::uint64_t end = begin + ones(t.page_shift(level) - 1, 0);
+        if (may_skip && begin >= part.first && end <= part.last) {
+            test_and_clear(slot, field{l.mask(role::accessed)}, access);
+        }
+        enter(--level, below, begin);
+    }
+    return counts;
+}
+
+/// The format of what age_range() goes by.
+template <entry_format F>
+[[nodiscard]] constexpr const F& format_of(const F& format) noexcept
+{
+    return format;
+}
+template <entry_format F, unsigned S>
+[[nodiscard]] constexpr const F& format_of(const access_tracking<F, S>& tracking) noexcept
+{
+    return tracking.format();
+}
+
+/// Ages every leaf, large ones included, that maps a part of a range, and calls
+/// report(address, size), both in bytes, for each page that was young. `by` is a format or
+/// an access_tracking; `root` the physical address of the top table. Follows only present
+/// entries that break no rule; guarantees, precondition and order of each leaf: age().
+///
+/// Addresses are reported in order, a large page once and from its beginning. Tables may
+/// share tables, or contain themselves: each way to a page counts, and only the range and
+/// the number of levels bound the time.
+template <class By, class Memory, class Report, slot_access Access = atomic_access<>>
+requires requires(const By& by) { format_of(by); }
+constexpr range_counts age_range(const By& by, std::uint64_t root, address_range range, Memory&& memory,
+                                 Report&& report, subtrees enter_those = subtrees::all, Access access = {})
+{
+    const auto& format = format_of(by);
+    return with_slots_of(format, memory, [&]<class Word>(std::type_identity<Word>) {
+        return clear_in_range<Word>(ageing<By>{by}, format, root, range, memory, report, enter_those, access);
+    });
+}
+
+/// Harvests every leaf, large ones included, that maps a part of a range, and calls
+/// report(address, size) for each page that may have been written. Needs one flush before
+/// the pages count as clean, if there are any. As age_range() but that it never skips: a
+/// page that looks old is no harm, a page that wrongly looks clean is lost.
+template <walkable_format F, class Memory, class Report, slot_access Access = atomic_access<>>
+constexpr range_counts harvest_range(const F& format, std::uint64_t root, address_range range, Memory&& memory,
+                                     Report&& report, Access access = {})
+{
+    return with_slots_of(format, memory, [&]<class Word>(std::type_identity<Word>) {
+        return clear_in_range<Word>(dirty_harvesting<F>{format}, format, root, range, memory, report, subtrees::all,
+                                    access);
+    });
+}
+
+}  // namespace ptebits
