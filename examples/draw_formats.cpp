@@ -396,7 +396,7 @@ void write_differences(std::ostream& out, const shadow_features& ordinary_featur
 
 /// The mnemonic of a named field.
 template <class Description>
-const char* mnemonic_of(field Description::fields::*named)
+const char* mnemonic_of(field Description::fields::* named)
 {
     for (const auto& r : Description::rows) {
         if (r.member == named) return r.name;

@@ -60,8 +60,7 @@ class host_memory {
 public:
     void guest_write(std::uint64_t page)
     {
-        update(
-            pages_[page], [](std::uint64_t n) { return n + 1; }, relaxed);
+        update(pages_[page], [](std::uint64_t n) { return n + 1; }, relaxed);
     }
     [[nodiscard]] std::uint64_t read(std::uint64_t page) const { return load(pages_[page], relaxed); }
 

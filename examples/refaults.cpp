@@ -579,7 +579,7 @@ struct curve {
     std::vector<std::uint64_t> values;
 };
 
-std::vector<curve> curves_of(const std::vector<comparison>& results, std::uint64_t counts::*column, bool with_bounds)
+std::vector<curve> curves_of(const std::vector<comparison>& results, std::uint64_t counts::* column, bool with_bounds)
 {
     std::vector<curve> curves;
     for (std::size_t i = 0; i < contender_count; ++i) {

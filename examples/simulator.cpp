@@ -101,17 +101,17 @@ std::string hex(std::uint64_t value)
 
 // One setter for each kind of member.
 template <class Struct>
-void set_member(Struct& s, bool Struct::*member, std::string_view value)
+void set_member(Struct& s, bool Struct::* member, std::string_view value)
 {
     s.*member = on_off(value);
 }
 template <class Struct>
-void set_member(Struct& s, std::uint32_t Struct::*member, std::string_view value)
+void set_member(Struct& s, std::uint32_t Struct::* member, std::string_view value)
 {
     s.*member = static_cast<std::uint32_t>(number(value, 10, 0, 0xffff'ffff));
 }
 template <class Struct>
-void set_member(Struct& s, optional_bit Struct::*member, std::string_view value)
+void set_member(Struct& s, optional_bit Struct::* member, std::string_view value)
 {
     s.*member = static_cast<unsigned>(number(value, 10, 0, 63));
 }

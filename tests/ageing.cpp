@@ -163,16 +163,54 @@ TEST_CASE("ageing needs a present entry and nothing more: an old one is fine")
     CHECK(frozen == 0x8000'0000'0000'05a0);
 }
 
-TEST_CASE("ageing does not write to an old entry")
+TEST_CASE("an operation that has nothing to do does not write")
 {
-    struct no_writes : plain_access {
-        static bool test_and_clear(std::uint64_t&, unsigned) { throw "written"; }
+    // Counts every access but loads.
+    struct counting : plain_access {
+        int* writes;
+        void store(std::uint64_t& slot, std::uint64_t value) const { ++*writes, plain_access::store(slot, value); }
+        std::uint64_t exchange(std::uint64_t& slot, std::uint64_t value) const
+        {
+            return ++*writes, plain_access::exchange(slot, value);
+        }
+        bool compare_exchange(std::uint64_t& slot, std::uint64_t& expected, std::uint64_t desired) const
+        {
+            return ++*writes, plain_access::compare_exchange(slot, expected, desired);
+        }
+        std::uint64_t fetch_or(std::uint64_t& slot, std::uint64_t mask) const
+        {
+            return ++*writes, plain_access::fetch_or(slot, mask);
+        }
+        std::uint64_t fetch_and(std::uint64_t& slot, std::uint64_t mask) const
+        {
+            return ++*writes, plain_access::fetch_and(slot, mask);
+        }
+        bool test_and_set(std::uint64_t& slot, unsigned shift) const
+        {
+            return ++*writes, plain_access::test_and_set(slot, shift);
+        }
+        bool test_and_clear(std::uint64_t& slot, unsigned shift) const
+        {
+            return ++*writes, plain_access::test_and_clear(slot, shift);
+        }
     };
+    int writes = 0;
+    const counting count{{}, &writes};
+    constexpr access_tracking<ept_no_ad, 54> tracking{};
     std::uint64_t old = 0x1007;
-    CHECK_FALSE(age(old, ept_ad{}, no_writes{}));
-    CHECK_FALSE(clear_dirty(old, ept_ad{}, no_writes{}));
+    std::uint64_t young_entry = 0x1107;
     std::uint64_t read_only = r | x;
-    CHECK_FALSE(write_protect(read_only, ept_ad{}, no_writes{}));
+    std::uint64_t tracked = std::uint64_t{5} << 54;
+    CHECK_FALSE(age(old, ept_ad{}, count));
+    CHECK_FALSE(clear_dirty(old, ept_ad{}, count));
+    CHECK_FALSE(harvest_dirty(old, ept_ad{}, count));
+    CHECK_FALSE(mark_accessed(young_entry, ept_ad{}, count));
+    CHECK_FALSE(write_protect(read_only, ept_ad{}, count));
+    CHECK_FALSE(age(tracked, tracking, count));
+    CHECK_FALSE(restore(old, tracking, count));
+    CHECK(writes == 0);
+    CHECK(age(young_entry, ept_ad{}, count));
+    CHECK(writes == 1);
 }
 
 TEST_CASE("a reverse map of pointers or of slots: all are aged, the answer is any")
@@ -231,9 +269,14 @@ TEST_CASE_TEMPLATE("access tracking in both of KVM's layouts", Tracking, access_
         }
         CHECK(young(entry, tracking));
         CHECK_FALSE(is_tracked(entry, tracking));
-        CHECK(track(slot, tracking) == track_result::tracked);
+        if (permission == w) {  // nothing to bring back: not legal in EPT either
+            CHECK(track(slot, tracking) == track_result::not_present);
+            CHECK(slot == entry);
+            continue;
+        }
+        CHECK(track(slot, tracking) ==
+              ((permission & w) != 0 ? track_result::tracked_writable : track_result::tracked));
         CHECK(slot == tracked);
-        if (permission == w) continue;  // nothing to bring back: not legal in EPT either
         CHECK(is_tracked(slot, tracking));
         CHECK_FALSE(young(slot, tracking));
         CHECK(track(slot, tracking) == track_result::tracked_already);
@@ -415,6 +458,14 @@ TEST_CASE("a frozen marker is held against the masks")
     CHECK(check_marker(0x4, shadow_long{}) == marker_error::none);
     CHECK(check_marker(0x200, ept_ad{}) == marker_error::looks_dirty);
 
+    // W is not part of present in ordinary paging; write-protecting would clear it.
+    CHECK(check_marker(0x8000'0000'0000'0002, shadow_long{}) == marker_error::looks_writable);
+    // restore() would make it present.
+    constexpr access_tracking<ept_no_ad, 54> tracking{};
+    CHECK(check_marker(std::uint64_t{1} << 54, tracking) == marker_error::looks_tracked);
+    CHECK(check_marker(0x8000'0000'0000'05a0, tracking) == marker_error::none);
+    CHECK(check_marker(0x4, tracking) == marker_error::looks_present);
+
     constexpr frozen_marker<ept_ad, 0x8000'0000'0000'0400> marker;
     std::uint64_t slot = 0x1007;
     std::uint64_t expected = 0x1007;
@@ -432,6 +483,25 @@ TEST_CASE("a frozen marker is held against the masks")
     CHECK_FALSE(freeze(slot, expected, marker));  // nobody freezes a frozen entry again
     store(slot, 0);
     CHECK_FALSE(is_frozen(slot, marker));
+}
+
+TEST_CASE("a frozen marker where the format is known at run time")
+{
+    const auto format = format_for(ept_features{});
+    const runtime_frozen_marker marker(0x8000'0000'0000'0400, format);
+    std::uint64_t slot = 0x1007;
+    std::uint64_t expected = slot;
+    CHECK(freeze(slot, expected, marker));
+    CHECK(is_frozen(slot, marker));
+    CHECK_FALSE(freeze(slot, expected = slot, marker));
+}
+
+TEST_CASE("mark_accessed by masks without an accessed bit marks nothing")
+{
+    const masks m = masks::from({.present = 7});
+    std::uint64_t slot = 0x1007;
+    CHECK_FALSE(mark_accessed(slot, m));
+    CHECK(slot == 0x1007);
 }
 
 TEST_CASE("age_table reports and clears every young slot of a table of each shape")

@@ -281,11 +281,9 @@ TEST_CASE("EPT entries are as the manual draws them, as a type and at run time")
         check_names<constant>(found.fields());
         CHECK(well_formed<constant>);
     };
-    [&]<std::size_t... Index>(std::index_sequence<Index...>)
-    {
+    [&]<std::size_t... Index>(std::index_sequence<Index...>) {
         (check(std::integral_constant<std::size_t, Index>{}), ...);
-    }
-    (std::make_index_sequence<std::size(settings)>{});
+    }(std::make_index_sequence<std::size(settings)>{});
 }
 
 // Intel SDM volume 3, "VMX Support for Address Translation": bits 51:M are reserved, for M = MAXPHYADDR,

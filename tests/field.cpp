@@ -143,8 +143,7 @@ TEST_CASE("a mask with a hole is no field, a run of bits is")
         right = right && constant_expression<[] { return field{high}; }> == is_one_run(high);
         return right;
     };
-    const auto all_tried = [&]<std::size_t... Index>(std::index_sequence<Index...>)
-    {
+    const auto all_tried = [&]<std::size_t... Index>(std::index_sequence<Index...>) {
         return (tried(std::integral_constant<std::uint64_t, Index>{}) && ...);
     };
     CHECK(all_tried(std::make_index_sequence<256>{}));

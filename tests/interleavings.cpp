@@ -143,6 +143,8 @@ TEST_CASE("the explorer finds a D lost by unmapping with a load and a store")
 
 namespace {
 
+bool tracked_now(track_result r) { return r == track_result::tracked || r == track_result::tracked_writable; }
+
 // R and X are in place or kept aside, never both or neither; W is there until it is taken.
 template <class Access>
 exploration track_restore_and_protect()
@@ -153,7 +155,7 @@ exploration track_restore_and_protect()
             s = {};
             s.slot = page | rwx;
         },
-        {[&](turnstile& t) { s.young += track(s.slot, tracking, Access(t)) == track_result::tracked; },
+        {[&](turnstile& t) { s.young += tracked_now(track(s.slot, tracking, Access(t))); },
          [&](turnstile& t) { s.restored += restore(s.slot, tracking, Access(t)); },
          [&](turnstile& t) { s.harvested += write_protect(s.slot, no_ad{}, Access(t)); }},
         [&] {
@@ -193,6 +195,36 @@ TEST_CASE("two who track and one who restores")
         [&] {
             const std::uint64_t saved = page | std::uint64_t{5} << 54;
             return s.slot == saved || s.slot == (page | 0x5);
+        });
+    CHECK(e.orders > 10);
+    CHECK(e.violations == 0);
+}
+
+TEST_CASE("tracking a format with A and D: what hardware sets meanwhile stays in the tracked entry")
+{
+    using format = shadow<shadow_features{}>;
+    constexpr access_tracking<format, 52> aside{};
+    shared s;
+    const exploration e = explore(
+        [&] {
+            s = {};
+            s.slot = 0x1007;
+        },
+        {[&](turnstile& t) { s.young += tracked_now(track(s.slot, aside, stepping_access(t))); },
+         [&](turnstile& t) { s.restored += restore(s.slot, aside, stepping_access(t)); },
+         [&](turnstile& t) {
+             // The MMU writes where P and W are set, and sets A and D.
+             const stepping_access by(t);
+             std::uint64_t entry = by.load(s.slot);
+             while ((entry & 0x3) == 0x3 && !s.mmu.wrote) {
+                 s.mmu.wrote = by.compare_exchange(s.slot, entry, entry | 0x60);
+             }
+         }},
+        [&] {
+            const std::uint64_t flags = s.mmu.wrote ? 0x60 : 0;
+            const bool tracked = s.young - s.restored == 1;
+            const std::uint64_t expected = tracked ? 0x0010'0000'0000'1004 : s.young != 0 ? 0x1005U : 0x1007U;
+            return s.slot == (expected | flags);
         });
     CHECK(e.orders > 10);
     CHECK(e.violations == 0);

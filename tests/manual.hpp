@@ -48,7 +48,7 @@ template <class Fields>
 struct letter {
     char sign;
     role is;
-    field Fields::*name = nullptr;
+    field Fields::* name = nullptr;
 };
 
 /// Features, the drawings that some simpler setting has, and those that differ from it.
@@ -429,9 +429,6 @@ void check_names(const x86_fields& f)
 /// Whether one of these arguments, called by a template, makes a constant expression: a
 /// broken precondition does not.
 template <auto Call>
-concept constant_expression = requires
-{
-    typename std::bool_constant<(static_cast<void>(Call()), true)>;
-};
+concept constant_expression = requires { typename std::bool_constant<(static_cast<void>(Call()), true)>; };
 
 }  // namespace manual

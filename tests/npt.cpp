@@ -119,11 +119,9 @@ void check_settings()
         manual::check_names<constant>(found.fields());
         CHECK(well_formed<constant>);
     };
-    [&]<std::size_t... Index>(std::index_sequence<Index...>)
-    {
+    [&]<std::size_t... Index>(std::index_sequence<Index...>) {
         (check(std::integral_constant<std::size_t, Index>{}), ...);
-    }
-    (std::make_index_sequence<std::size(Settings)>{});
+    }(std::make_index_sequence<std::size(Settings)>{});
 }
 
 // The host's entries, of which the nested walk uses less.

@@ -166,11 +166,9 @@ TEST_CASE("the layout of a user's format, as a type and at run time")
         CHECK(manual::difference(slim<s.features>{}, s, letters) == "");
         CHECK(manual::difference_of(found, slim<s.features>{}) == "");
     };
-    [&]<std::size_t... Index>(std::index_sequence<Index...>)
-    {
+    [&]<std::size_t... Index>(std::index_sequence<Index...>) {
         (check(std::integral_constant<std::size_t, Index>{}), ...);
-    }
-    (std::make_index_sequence<std::size(settings)>{});
+    }(std::make_index_sequence<std::size(settings)>{});
 }
 
 TEST_CASE("the address of a user's format stands two bits lower than it weighs")

@@ -158,11 +158,9 @@ TEST_CASE("update stores nothing where nothing changes")
     };
     int stores = 0;
     std::uint64_t slot = 5;
-    CHECK(update(
-              slot, [](std::uint64_t v) { return v; }, counting{{}, &stores}) == 5);
+    CHECK(update(slot, [](std::uint64_t v) { return v; }, counting{{}, &stores}) == 5);
     CHECK(stores == 0);
-    CHECK(update(
-              slot, [](std::uint64_t v) { return v + 1; }, counting{{}, &stores}) == 5);
+    CHECK(update(slot, [](std::uint64_t v) { return v + 1; }, counting{{}, &stores}) == 5);
     CHECK(stores == 1);
     CHECK(slot == 6);
 }

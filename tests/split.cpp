@@ -64,7 +64,8 @@ void check(const Format& format)
             }
             CHECK(wrong == 0);
 
-            const resized back = merge(parts.data(), level, format);
+            const std::uint64_t upper = encode(kind::table, level, 0, {}, format).entry;
+            const resized back = merge(parts.data(), upper, level, format);
             REQUIRE(back);
             CHECK(back.entry == leaf);
 
@@ -73,12 +74,12 @@ void check(const Format& format)
             if (small.mask(role::dirty) != 0) {
                 const Word kept = parts[one];
                 parts[one] |= static_cast<Word>(small.mask(role::dirty) | small.mask(role::accessed));
-                CHECK(merge(parts.data(), level, format).entry ==
+                CHECK(merge(parts.data(), upper, level, format).entry ==
                       (leaf | large.mask(role::dirty) | large.mask(role::accessed)));
                 parts[one] = kept;
             }
             parts[one] ^= static_cast<Word>(std::uint64_t{1} << format.tables().page_shift(level - 1));
-            CHECK(merge(parts.data(), level, format).error == split_error::not_contiguous);
+            CHECK(merge(parts.data(), upper, level, format).error == split_error::not_contiguous);
         }
     }
 }
@@ -112,7 +113,7 @@ TEST_CASE("PAT is bit 12 of a large page and bit 7 of a small one")
     CHECK(split(0x4000'1083, 3, 1, format).entry == 0x4020'1083);  // 1 Gbyte to 2 Mbytes: bit 12 stays
     std::vector<std::uint64_t> parts;
     for (std::uint64_t i = 0; i < 512; ++i) parts.push_back(0x20'0083 + (i << 12));
-    CHECK(merge(parts.data(), 2, format).entry == 0x20'1083);
+    CHECK(merge(parts.data(), 0x7, 2, format).entry == 0x20'1083);
 }
 
 TEST_CASE("what cannot be split or merged is told apart")
@@ -125,19 +126,43 @@ TEST_CASE("what cannot be split or merged is told apart")
     const ept<ept_features{.gigabyte_pages = false}> no_1g;
     std::vector<std::uint64_t> parts;
     for (std::uint64_t i = 0; i < 512; ++i) parts.push_back(0xb7 + (i << 21));
-    CHECK(merge(parts.data(), 3, no_1g).error == split_error::no_such_entry);
-    CHECK(merge(parts.data(), 3, format).entry == 0xb7);
+    CHECK(merge(parts.data(), 0x7, 3, no_1g).error == split_error::no_such_entry);
+    CHECK(merge(parts.data(), 0x7, 3, format).entry == 0xb7);
     parts[511] |= 0x0200'0000'0000'0000;  // a software bit
-    CHECK(merge(parts.data(), 3, format).error == split_error::entries_differ);
+    CHECK(merge(parts.data(), 0x7, 3, format).error == split_error::entries_differ);
 
     // Bit 7 of a 4-Kbyte EPT leaf is software's; in a larger one it is PS.
     parts.clear();
     for (std::uint64_t i = 0; i < 512; ++i) parts.push_back(0xb7 + (i << 12));
-    CHECK(merge(parts.data(), 2, format).error == split_error::bits_would_be_lost);
+    CHECK(merge(parts.data(), 0x7, 2, format).error == split_error::bits_would_be_lost);
     // The pages start in the middle of a large one.
     parts.clear();
     for (std::uint64_t i = 0; i < 512; ++i) parts.push_back(0x1037 + (i << 12));
-    CHECK(merge(parts.data(), 2, format).error == split_error::not_contiguous);
+    CHECK(merge(parts.data(), 0x7, 2, format).error == split_error::not_contiguous);
+}
+
+TEST_CASE("merge does not lose what the entry above takes away")
+{
+    const shadow<shadow_features{}> format;
+    std::vector<std::uint64_t> parts;
+    for (std::uint64_t i = 0; i < 512; ++i) parts.push_back(0x20'0007 + (i << 12));
+    CHECK(merge(parts.data(), 0x5007, 2, format).entry == 0x20'0087);
+    for (const std::uint64_t above : {0x5005ULL, 0x5003ULL, 0x8000'0000'0000'5007ULL, 0x5006ULL}) {
+        CHECK(merge(parts.data(), above, 2, format).error == split_error::rights_above);
+    }
+}
+
+TEST_CASE("split_live sets the encryption bit of the new table's entry where it is asked to")
+{
+    const npt<npt_features{.encryption_bit = 47}> format;
+    std::uint64_t slot = 0x20'0087 | format.encryption;
+    std::uint64_t table[512];
+    CHECK(split_live(slot, 2, table, 0x7000, format, format.encryption.mask()) == split_error::none);
+    CHECK(slot == (0x7007 | format.encryption));
+    CHECK(table[1] == (0x20'1007 | format.encryption));
+    slot = 0x20'0087;
+    CHECK(split_live(slot, 2, table, 0x7000, format, 0x80) == split_error::no_such_entry);  // PS
+    CHECK(slot == 0x20'0087);
 }
 
 TEST_CASE("split_live keeps what hardware sets in the leaf meanwhile")
@@ -155,7 +180,7 @@ TEST_CASE("split_live keeps what hardware sets in the leaf meanwhile")
     std::uint64_t slot = 0x20'00b7;
     std::uint64_t table[512];
     int times = 0;
-    CHECK(split_live(slot, 2, table, 0x9000, format, interfering{{}, &times}) == split_error::none);
+    CHECK(split_live(slot, 2, table, 0x9000, format, 0, interfering{{}, &times}) == split_error::none);
     CHECK(times == 2);
     CHECK(slot == 0x9107);
     for (std::uint64_t i = 0; i < 512; ++i) CHECK(table[i] == 0x20'0337 + (i << 12));

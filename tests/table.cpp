@@ -296,8 +296,7 @@ TEST_CASE("counting by property")
     for (unsigned i = 0; i < 100; ++i) table[i] = 0x1005 | (i % 2 == 0 ? 0x2 : 0) | (i % 5 == 0 ? 0x100 : 0);
     CHECK(count_where(table, [](std::uint64_t entry) { return present(entry, ept_ad{}); }) == 100);
     CHECK(count_where(table, [](std::uint64_t entry) { return young(entry, ept_ad{}); }) == 20);
-    CHECK(count_where(
-              table, [](std::uint64_t entry) { return writable(entry, ept_ad{}); }, plain_access{}) == 50);
+    CHECK(count_where(table, [](std::uint64_t entry) { return writable(entry, ept_ad{}); }, plain_access{}) == 50);
 }
 
 TEST_CASE("slot bitmaps: all, order, and ored into a larger bitmap at any offset")

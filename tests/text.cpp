@@ -85,7 +85,7 @@ struct device : static_format<device_description, Features> {
 static_assert(well_formed<device<device_features{}>> && well_formed<device<device_features{.snoop_control = false}>>);
 static_assert(device<device_features{}>::policy == field_of(0x1c));
 
-constexpr const char* meaning(field device_fields::*named, std::uint64_t value)
+constexpr const char* meaning(field device_fields::* named, std::uint64_t value)
 {
     if (named == &device_fields::policy) return value == 0 ? "uncached" : value == 1 ? "streaming" : "";
     if (named == &device_fields::snoop) return value != 0 ? "coherent" : "not coherent";
@@ -557,9 +557,10 @@ TEST_CASE("every enumerator has a name of its own")
     check(defect::flag_of_several_bits, "unknown defect");
     check(encode_error::permission_not_offered, "unknown error");
     check(masks_error::execute_both_ways, "unknown error");
-    check(marker_error::looks_dirty, "unknown error");
+    check(marker_error::looks_tracked, "unknown error");
     check(track_result::changed, "unknown result");
     check(order::seq_cst, "unknown order");
+    check(fault_kind::memory_absent, "unknown fault");
     CHECK(std::string(name(kind::table)) == "table");
     CHECK(std::string(name(kind::leaf)) == "leaf");
 }

@@ -123,8 +123,8 @@ TEST_CASE("tables that refer to themselves and to each other are visited once ea
 
     std::uint64_t few[4];
     table_set small(few, 4);
-    const visit_summary cut = visit(
-        long_mode{}, 0x1000, {}, memory, [](const auto&) { return visit_next::into; }, &small);
+    const visit_summary cut =
+        visit(long_mode{}, 0x1000, {}, memory, [](const auto&) { return visit_next::into; }, &small);
     CHECK(cut.set_is_full);
     CHECK(cut.entered == 4);
 }

@@ -7,6 +7,7 @@
 // D, or by another thread that uses these operations, at the same moment.
 #pragma once
 
+#include <concepts>
 #include <cstdint>
 #include <type_traits>
 
@@ -18,7 +19,21 @@ namespace ptebits {
 namespace broken {
 [[noreturn]] inline void saved_bits_are_not_free() noexcept { stop(); }
 [[noreturn]] inline void value_must_not_be_present() noexcept { stop(); }
+[[noreturn]] inline void marker_is_not_distinct() noexcept { stop(); }
 }  // namespace broken
+
+/// Refuses a slot that is not as wide as the format's entries: does not compile where that
+/// is known at compile time; for masks, the slot must be wide enough for them.
+template <slot_word Word, entry_masks F>
+constexpr void require_width(const F& format) noexcept
+{
+    if constexpr (static_masks<F> && entry_format<F>) {
+        static_assert(F{}.tables().entry_bits == 8 * sizeof(Word),
+                      "ptebits: the slot is not as wide as this format's entries");
+    } else {
+        static_cast<void>(slot_mask<Word>(format.present_mask() | format.accessed.mask() | format.dirty.mask()));
+    }
+}
 
 // ---- by accessed bit
 
@@ -32,21 +47,27 @@ namespace broken {
 template <slot_word Word, entry_masks F, slot_access Access = atomic_access<>>
 constexpr bool age(Word& slot, const F& format, Access access = {}) noexcept
 {
+    require_width<Word>(format);
     const Word entry = access.load(slot);
     if (!young(entry, format) || !present(entry, format)) return false;
     return access.test_and_clear(slot, format.accessed.shift());
 }
 
 /// Sets the accessed bit of an entry that is present and old, as hardware or a fault
-/// handler does on a use. Returns whether this call set it.
-/// Precondition: the format has an accessed bit. Order: acq_rel if set, else acquire.
+/// handler does on a use. Returns whether this call set it: never by masks or a run-time
+/// format without an accessed bit; a static one does not compile.
+/// Precondition: entries of this level have the bit (PAE's top level has not).
+/// Order: acq_rel if set, else acquire.
 template <slot_word Word, entry_masks F, slot_access Access = atomic_access<>>
 constexpr bool mark_accessed(Word& slot, const F& format, Access access = {}) noexcept
 {
+    require_width<Word>(format);
+    if constexpr (static_masks<F>) require_accessed(format);
+    if (!format.accessed.exists()) return false;
     const Word mark = slot_mask<Word>(format.accessed.mask());
     const auto markable = [&](Word entry) { return present(entry, format) && !young(entry, format); };
-    const Word before = update(
-        slot, [&](Word entry) { return markable(entry) ? static_cast<Word>(entry | mark) : entry; }, access);
+    const Word before =
+        update(slot, [&](Word entry) { return markable(entry) ? static_cast<Word>(entry | mark) : entry; }, access);
     return markable(before);
 }
 
@@ -54,9 +75,10 @@ constexpr bool mark_accessed(Word& slot, const F& format, Access access = {}) no
 
 /// What track() did.
 enum class track_result : std::uint8_t {
-    tracked,  ///< the next access will fault
+    tracked,           ///< the next access will fault
+    tracked_writable,  ///< the same, and the write permission went with it: the page may have been written
     tracked_already,
-    not_present,        ///< nothing to track
+    not_present,        ///< nothing to track: not present, or nothing that restore() could bring back
     saved_bits_in_use,  ///< a present entry with bits where the permissions would be saved: left alone
     changed,            ///< the entry changed meanwhile, so it is in use: left alone
 };
@@ -72,7 +94,8 @@ enum class track_result : std::uint8_t {
 template <entry_format Format, unsigned SavedShift>
 class access_tracking {
 public:
-    constexpr access_tracking() noexcept requires static_masks<Format>
+    constexpr access_tracking() noexcept
+        requires static_masks<Format>
     {
         static_assert(free_in(Format{}), "ptebits: access tracking would save permissions in bits that are not free");
     }
@@ -83,7 +106,7 @@ public:
 
     [[nodiscard]] constexpr const Format& format() const noexcept { return format_; }
 
-    /// Permission bits that are saved; the same bits in their saved place; bits cleared.
+    /// Masks: the permission bits that are saved; the same in their saved place; bits cleared.
     [[nodiscard]] constexpr std::uint64_t saved_from() const noexcept { return saved_from(format_); }
     [[nodiscard]] constexpr std::uint64_t saved_mask() const noexcept { return saved_from() << SavedShift; }
     [[nodiscard]] constexpr std::uint64_t cleared_mask() const noexcept
@@ -132,22 +155,28 @@ template <entry_format F, unsigned S>
 }
 
 /// Makes the next access to a present leaf fault, by one compare-exchange: what changes
-/// meanwhile is never lost. Whoever relies on the fault must flush the TLB.
-/// Order: acq_rel if tracked, else acquire.
+/// meanwhile is never lost. Whoever relies on the fault must flush the TLB. Where writes are
+/// found by the write permission (harvest_dirty() of a format without D), tracked_writable
+/// says that the page has to be counted as written: W is gone, and comes back by a fault.
+/// Precondition: a leaf. Order: acq_rel if tracked, else acquire.
 template <slot_word Word, entry_format F, unsigned S, slot_access Access = atomic_access<>>
 constexpr track_result track(Word& slot, const access_tracking<F, S>& tracking, Access access = {}) noexcept
 {
+    require_width<Word>(tracking.format());
     Word entry = access.load(slot);
     if (is_tracked(entry, tracking)) return track_result::tracked_already;
     if (!present(entry, tracking.format())) return track_result::not_present;
     if ((entry & tracking.saved_mask()) != 0) return track_result::saved_bits_in_use;
-    const Word wanted = static_cast<Word>(tracking.tracked(entry));
-    return access.compare_exchange(slot, entry, wanted) ? track_result::tracked : track_result::changed;
+    if ((entry & tracking.saved_from()) == 0) return track_result::not_present;  // EPT: W alone, a misconfiguration
+    const bool writable = (entry & tracking.cleared_mask() & ~tracking.saved_from()) != 0;
+    if (!access.compare_exchange(slot, entry, static_cast<Word>(tracking.tracked(entry)))) return track_result::changed;
+    return writable ? track_result::tracked_writable : track_result::tracked;
 }
 
 /// Ages by access tracking: tracks a present entry and returns true (young), returns
 /// false (old) for one that is tracked already or not present. An entry that could not be
-/// tracked is in use, or not ours to change: young, and left alone. Order: as track().
+/// tracked is in use, or not ours to change: young, and left alone. With a dirty log that goes
+/// by the write permission use track(), which tells where that went. Order: as track().
 template <slot_word Word, entry_format F, unsigned S, slot_access Access = atomic_access<>>
 constexpr bool age(Word& slot, const access_tracking<F, S>& tracking, Access access = {}) noexcept
 {
@@ -156,6 +185,7 @@ constexpr bool age(Word& slot, const access_tracking<F, S>& tracking, Access acc
     case track_result::not_present:
         return false;
     case track_result::tracked:
+    case track_result::tracked_writable:
     case track_result::saved_bits_in_use:
     case track_result::changed:
         break;
@@ -164,7 +194,9 @@ constexpr bool age(Word& slot, const access_tracking<F, S>& tracking, Access acc
 }
 
 /// Gives a tracked entry its read and execute permissions back, in the fault handler.
-/// Returns whether this call did. Needs no flush. Order: acq_rel if so, else acquire.
+/// Returns whether this call did. Needs no flush. Precondition: other values that are not
+/// present (frozen markers, swap entries) leave the saved bits clear; see check_marker(). Order: acq_rel if so, else
+/// acquire.
 template <slot_word Word, entry_format F, unsigned S, slot_access Access = atomic_access<>>
 constexpr bool restore(Word& slot, const access_tracking<F, S>& tracking, Access access = {}) noexcept
 {
@@ -225,12 +257,14 @@ template <class Slots, class By, slot_access Access = atomic_access<>>
 
 /// Takes a mapping away and returns the entry as it was last, with the A and D that
 /// hardware set until then. A present result means that the page was mapped since it was
-/// unmapped before. Needs a flush if the result was present. Order: acq_rel.
+/// unmapped before. Needs a flush if the result was present or is_tracked(): tracking does
+/// not flush. A frozen entry is overwritten too: where others freeze, freeze(). Order: acq_rel.
 /// Precondition: the new value is not present.
 template <slot_word Word, entry_masks F, slot_access Access = atomic_access<>>
-constexpr Word unmap(Word& slot, const F& format, std::type_identity_t<Word> not_present = 0,
-                     Access access = {}) noexcept
+[[nodiscard]] constexpr Word unmap(Word& slot, const F& format, std::type_identity_t<Word> not_present = 0,
+                                   Access access = {}) noexcept
 {
+    require_width<Word>(format);
     if (present(not_present, format)) broken::value_must_not_be_present();
     return access.exchange(slot, not_present);
 }
@@ -239,21 +273,25 @@ constexpr Word unmap(Word& slot, const F& format, std::type_identity_t<Word> not
 
 /// Clears the dirty bit and returns whether it was set. Touches memory only if it was.
 /// Before the page counts as clean the TLB must be flushed: the CPU does not set D again
-/// while it remembers that it did. Precondition: the format has a dirty bit.
+/// while it remembers that it did. Precondition: a leaf; the format has a dirty bit. Between
+/// the look and the clear the entry may be replaced, as with age().
 /// Order: acq_rel if it was set, else acquire.
 template <slot_word Word, entry_masks F, slot_access Access = atomic_access<>>
-constexpr bool clear_dirty(Word& slot, const F& format, Access access = {}) noexcept
+[[nodiscard]] constexpr bool clear_dirty(Word& slot, const F& format, Access access = {}) noexcept
 {
+    require_width<Word>(format);
     const Word entry = access.load(slot);
     if (!dirty(entry, format) || !present(entry, format)) return false;
     return access.test_and_clear(slot, format.dirty.shift());
 }
 
 /// Takes the write permission from a present leaf; returns whether it had one. Needs a
-/// flush if so. Order: acq_rel if it had, else acquire.
+/// flush if so. Between the look and the clear the entry may be replaced, as with age(). Order: acq_rel if it had, else
+/// acquire.
 template <slot_word Word, entry_format F, slot_access Access = atomic_access<>>
 constexpr bool write_protect(Word& slot, const F& format, Access access = {}) noexcept
 {
+    require_width<Word>(format);
     const field write{format.layout_at(1, kind::leaf).mask(role::write)};
     const Word entry = access.load(slot);
     if ((entry & write.mask()) == 0 || !present(entry, format)) return false;
@@ -262,9 +300,10 @@ constexpr bool write_protect(Word& slot, const F& format, Access access = {}) no
 
 /// Whether a page may have been written since the last harvest: clears D where hardware
 /// sets it, else takes the write permission away, so that the next write faults.
-/// Needs a flush if true. Order: as clear_dirty() and write_protect().
+/// Needs a flush if true. Precondition: a leaf; the format has a dirty bit or a write
+/// permission. Order: as clear_dirty() and write_protect().
 template <slot_word Word, entry_format F, slot_access Access = atomic_access<>>
-constexpr bool harvest_dirty(Word& slot, const F& format, Access access = {}) noexcept
+[[nodiscard]] constexpr bool harvest_dirty(Word& slot, const F& format, Access access = {}) noexcept
 {
     if constexpr (static_masks<F>) {
         if constexpr (F::dirty.exists()) {
@@ -354,6 +393,8 @@ enum class marker_error : std::uint8_t {
     looks_present,
     looks_accessed,  ///< ageing would change it
     looks_dirty,     ///< harvesting would change it
+    looks_writable,  ///< write-protecting would change it
+    looks_tracked,   ///< restore() would make it present
 };
 
 /// Why a value must not mark frozen entries of a format.
@@ -364,37 +405,67 @@ template <entry_masks F>
     if (present(marker, format)) return marker_error::looks_present;
     if ((marker & format.accessed.mask()) != 0) return marker_error::looks_accessed;
     if ((marker & format.dirty.mask()) != 0) return marker_error::looks_dirty;
+    if constexpr (entry_format<F>) {
+        if ((marker & format.layout_at(1, kind::leaf).mask(role::write)) != 0) return marker_error::looks_writable;
+    }
     return marker_error::none;
+}
+
+/// The same where accesses are tracked.
+template <entry_format F, unsigned S>
+[[nodiscard]] constexpr marker_error check_marker(std::uint64_t marker, const access_tracking<F, S>& tracking) noexcept
+{
+    if ((marker & tracking.saved_mask()) != 0) return marker_error::looks_tracked;
+    return check_marker(marker, tracking.format());
 }
 
 /// A value that marks an entry as being taken away. The protocol of a shared zap: freeze()
 /// the entry, flush, then store() the value that is not present. Nobody else overwrites a
-/// frozen entry. The marker is held against the format's masks by the compiler.
-template <static_masks Format, std::uint64_t Marker>
+/// frozen entry. The marker is held against a format, or an access_tracking, by the compiler.
+template <class By, std::uint64_t Marker>
 struct frozen_marker {
-    static constexpr marker_error error = check_marker(Marker, Format{});
+    static constexpr marker_error error = check_marker(Marker, By{});
     static_assert(error != marker_error::is_zero, "ptebits: a frozen marker of 0 looks like an empty slot");
     static_assert(error != marker_error::looks_present, "ptebits: a frozen marker must not look present");
     static_assert(error != marker_error::looks_accessed, "ptebits: a frozen marker must not look accessed");
     static_assert(error != marker_error::looks_dirty, "ptebits: a frozen marker must not look dirty");
+    static_assert(error != marker_error::looks_writable, "ptebits: a frozen marker must not look writable");
+    static_assert(error != marker_error::looks_tracked, "ptebits: a frozen marker must not look tracked");
 
     static constexpr std::uint64_t value = Marker;
 };
 
+/// The same for a format known at run time. Precondition: check_marker() finds nothing wrong.
+struct runtime_frozen_marker {
+    template <class By>
+    constexpr runtime_frozen_marker(std::uint64_t marker, const By& by) noexcept : value(marker)
+    {
+        if (check_marker(marker, by) != marker_error::none) broken::marker_is_not_distinct();
+    }
+
+    std::uint64_t value;
+};
+
+/// Either of them.
+template <class M>
+concept marker_of_frozen = requires(const M& marker) {
+    { marker.value } -> std::same_as<const std::uint64_t&>;
+};
+
 /// Whether an entry is frozen.
-template <static_masks F, std::uint64_t Marker>
-[[nodiscard]] constexpr bool is_frozen(std::uint64_t entry, const frozen_marker<F, Marker>& /*marker*/) noexcept
+template <marker_of_frozen Marker>
+[[nodiscard]] constexpr bool is_frozen(std::uint64_t entry, const Marker& marker) noexcept
 {
-    return entry == Marker;
+    return entry == marker.value;
 }
 
 /// Freezes an entry that is still the expected one; else `expected` becomes what was there.
 /// Returns whether this call froze it: false too if it was frozen. Order: acq_rel.
-template <slot_word Word, static_masks F, std::uint64_t Marker, slot_access Access = atomic_access<>>
-constexpr bool freeze(Word& slot, Word& expected, const frozen_marker<F, Marker>& marker, Access access = {}) noexcept
+template <slot_word Word, marker_of_frozen Marker, slot_access Access = atomic_access<>>
+[[nodiscard]] constexpr bool freeze(Word& slot, Word& expected, const Marker& marker, Access access = {}) noexcept
 {
     if (is_frozen(expected, marker)) return false;
-    return access.compare_exchange(slot, expected, slot_mask<Word>(Marker));
+    return access.compare_exchange(slot, expected, slot_mask<Word>(marker.value));
 }
 
 }  // namespace ptebits

@@ -179,15 +179,15 @@ struct finding {
 };
 
 /// The rule that an entry of a level breaks. Presence comes first: an entry that is not
-/// present breaks none. Reserved bits come before forbidden combinations.
+/// present breaks none, if the level exists. Reserved bits come before forbidden combinations.
 template <entry_format F>
 [[nodiscard]] constexpr finding diagnose(std::uint64_t entry, unsigned level, const F& format) noexcept
 {
     if (level < 1 || level > format.tables().levels) return {rule::no_such_level, entry};
     const kind k = kind_of(entry, level, format);
     const layout& l = format.layout_at(level, k);
-    if ((entry & ~l.all) != 0) return {rule::too_wide, entry & ~l.all};
     if (!present(entry, format)) return {};
+    if ((entry & ~l.all) != 0) return {rule::too_wide, entry & ~l.all};
     if ((entry & l.mask(role::reserved)) != 0) return {rule::reserved_bits, entry & l.mask(role::reserved)};
     for (const combination& c : format.combinations()) {
         if (c.in.contains(level, k) && (entry & c.mask) == c.value) return {c.breaks, c.mask};

@@ -6,6 +6,10 @@
 #include <concepts>
 #include <cstdint>
 
+#if defined(_MSC_VER) && !defined(__clang__)
+#include <intrin.h>
+#endif
+
 namespace ptebits {
 
 /// Broken preconditions, one name each. In a constant expression the compiler prints the
@@ -49,7 +53,7 @@ public:
     constexpr field() = default;
 
     /// The field with this mask. Precondition: the mask is 0 or one run of ones.
-    constexpr explicit field(std::uint64_t mask) : mask_(mask)
+    constexpr explicit field(std::uint64_t mask) noexcept : mask_(mask)
     {
         if (mask == 0) return;
         shift_ = static_cast<std::uint8_t>(std::countr_zero(mask));
@@ -125,7 +129,7 @@ private:
 
 /// The field of a hand-written mask, to hold it against a format's. Compile time only;
 /// a mask that is not one run of bits does not compile. A mask of 0 is the empty field.
-[[nodiscard]] consteval field field_of(std::uint64_t mask) { return field{mask}; }
+[[nodiscard]] consteval field field_of(std::uint64_t mask) noexcept { return field{mask}; }
 
 /// Whether no two of these masks share a bit.
 template <std::convertible_to<std::uint64_t>... Masks>

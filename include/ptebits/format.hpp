@@ -22,17 +22,10 @@ namespace broken {
 
 /// What ageing and harvesting need to know, no more: run-time masks satisfy this too.
 template <class F>
-concept entry_masks = requires(const F& f)
-{
-    {
-        f.present_mask()
-        } -> std::same_as<std::uint64_t>;  // present = any of these bits set
-    {
-        f.accessed
-        } -> std::same_as<const field&>;  // empty: no accessed bit
-    {
-        f.dirty
-        } -> std::same_as<const field&>;  // empty: no dirty bit
+concept entry_masks = requires(const F& f) {
+    { f.present_mask() } -> std::same_as<std::uint64_t>;  // present = any of these bits set
+    { f.accessed } -> std::same_as<const field&>;         // empty: no accessed bit
+    { f.dirty } -> std::same_as<const field&>;            // empty: no dirty bit
 };
 
 /// What the bit of role::user means.
@@ -59,31 +52,17 @@ struct combination {
 
 /// What every operation on entries may ask of a format.
 template <class F>
-concept entry_format = entry_masks<F> && requires(const F& f, unsigned level, kind k)
-{
-    {
-        f.layout_at(level, k)
-        } -> std::same_as<const layout&>;  // total: absent entries are all reserved
-    {
-        f.tables()
-        } -> std::convertible_to<shape>;
-    {
-        f.exists(level, k)
-        } -> std::same_as<bool>;
-    {
-        f.user_bit()
-        } -> std::same_as<user_rule>;
-    {
-        f.combinations()[0]
-        } -> std::same_as<const combination&>;  // an array
+concept entry_format = entry_masks<F> && requires(const F& f, unsigned level, kind k) {
+    { f.layout_at(level, k) } -> std::same_as<const layout&>;  // total: absent entries are all reserved
+    { f.tables() } -> std::convertible_to<shape>;
+    { f.exists(level, k) } -> std::same_as<bool>;
+    { f.user_bit() } -> std::same_as<user_rule>;
+    { f.combinations()[0] } -> std::same_as<const combination&>;  // an array
 };
 
 /// Formats whose masks are constants of the type, so that misuse need not compile.
 template <class F>
-concept static_masks = entry_masks<F> && requires
-{
-    typename std::bool_constant<(F::accessed.mask() == 0)>;
-};
+concept static_masks = entry_masks<F> && requires { typename std::bool_constant<(F::accessed.mask() == 0)>; };
 
 /// What is wrong with a format, where, and in which bits.
 struct flaw {
@@ -96,7 +75,8 @@ struct flaw {
 /// A format whose features are known at run time only.
 ///
 /// Contradictory features give a format in which nothing is present and every bit is
-/// reserved, so that no operation touches an entry by it; wrong() tells what to mend.
+/// reserved: no operation changes an entry by it, and age() stops the program. Look at
+/// wrong() first, it tells what to mend.
 template <class Description>
 class runtime_format : public Description::fields {
 public:
@@ -106,7 +86,7 @@ public:
     field accessed;
     field dirty;
 
-    constexpr explicit runtime_format(const features_type& features) : features_(features)
+    constexpr explicit runtime_format(const features_type& features) noexcept : features_(features)
     {
         flaw_ = compute();
         if (flaw_.what == defect::none) return;
@@ -350,7 +330,7 @@ struct static_format {
 /// The format of these features, known at run time. Cheap to keep, not to make: make it
 /// once, at start-up. Look at wrong() before use if the features come from outside.
 template <class Features>
-[[nodiscard]] constexpr auto format_for(const Features& features)
+[[nodiscard]] constexpr auto format_for(const Features& features) noexcept
 {
     return runtime_format<typename Features::description>(features);
 }
@@ -358,7 +338,7 @@ template <class Features>
 /// What is wrong with a format, first flaw first: some bit of some entry with no role or
 /// with two. A flaw in the features comes first.
 template <entry_format F>
-[[nodiscard]] constexpr flaw find_flaw(const F& format)
+[[nodiscard]] constexpr flaw find_flaw(const F& format) noexcept
 {
     if constexpr (requires { format.wrong(); }) {
         if (format.wrong().what != defect::none) return format.wrong();

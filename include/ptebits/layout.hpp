@@ -108,7 +108,7 @@ template <class Features>
 class condition {
 public:
     constexpr condition() = default;  ///< always
-    constexpr condition(const char* words, bool Features::*on) : text(words), switch_(on) {}
+    constexpr condition(const char* words, bool Features::* on) : text(words), switch_(on) {}
     constexpr condition(const char* words, bool (*test)(const Features&, unsigned level)) : text(words), test_(test) {}
 
     /// Whether it holds for the entries of a level.
@@ -121,7 +121,7 @@ public:
     const char* text = "";
 
 private:
-    bool Features::*switch_ = nullptr;
+    bool Features::* switch_ = nullptr;
     bool (*test_)(const Features&, unsigned level) = nullptr;
 };
 
@@ -132,15 +132,15 @@ public:
     /// Bits at a fixed place. `named` is the member of Fields by which users reach the
     /// bits. Where the condition does not hold, the bits have the role `otherwise`;
     /// role::none means that another row speaks of them.
-    constexpr row(const char* mnemonic, field at, entries scope, role is_role, field Fields::*named = nullptr,
+    constexpr row(const char* mnemonic, field at, entries scope, role is_role, field Fields::* named = nullptr,
                   condition<Features> only_with = {}, role otherwise_role = role::none)
         : name(mnemonic), bits(at), in(scope), is(is_role), member(named), when(only_with), otherwise(otherwise_role)
     {
     }
 
     /// One bit whose place is a feature, taken from the bits of the role `from`.
-    constexpr row(const char* mnemonic, optional_bit Features::*at, entries scope, role is_role, role from,
-                  field Fields::*named = nullptr)
+    constexpr row(const char* mnemonic, optional_bit Features::* at, entries scope, role is_role, role from,
+                  field Fields::* named = nullptr)
         : name(mnemonic), in(scope), is(is_role), member(named), place(at), takes(from)
     {
     }
@@ -170,10 +170,10 @@ public:
     field bits;
     entries in;
     role is;
-    field Fields::*member = nullptr;
+    field Fields::* member = nullptr;
     condition<Features> when = {};
     role otherwise = role::none;
-    optional_bit Features::*place = nullptr;
+    optional_bit Features::* place = nullptr;
     role takes = role::none;
     std::uint8_t address_shift = 0;  ///< 0: the bits hold the address where they stand
 };
@@ -196,9 +196,9 @@ template <class Features, class Fields>
 struct forbidden {
     rule breaks;
     entries in;
-    field Fields::*which;
+    field Fields::* which;
     std::uint64_t value;
-    field Fields::*without = nullptr;
+    field Fields::* without = nullptr;
     condition<Features> when = {};
 };
 

@@ -47,11 +47,13 @@ namespace broken {
 [[noreturn]] inline void masks_have_no_accessed_bit() noexcept { stop(); }
 }  // namespace broken
 
-/// Masks known at run time only. Ageing and harvesting take them in place of a format.
+/// Masks known at run time only: age(), mark_accessed(), clear_dirty(), unmap() and the
+/// operations on tables take them in place of a format.
 class masks {
 public:
-    /// Masks from a shadow MMU's settings. Where check() finds fault, error() tells which,
-    /// and the masks match no entry: nothing is present, so nothing is ever changed.
+    /// Masks from a shadow MMU's settings. Where check() finds fault, error() tells which: look
+    /// at it first. Faulty masks match no entry: nothing is present, nothing is ever changed,
+    /// and age() stops the program.
     [[nodiscard]] static constexpr masks from(const mask_values& values) noexcept { return masks(values); }
 
     [[nodiscard]] constexpr masks_error error() const noexcept { return error_; }

@@ -66,8 +66,7 @@ struct npt_description : shadow_description {
 
 /// Nested paging under features known at compile time.
 template <npt_features Features>
-struct npt : static_format<npt_description, Features>, x86_names<static_format<npt_description, Features>> {
-};
+struct npt : static_format<npt_description, Features>, x86_names<static_format<npt_description, Features>> {};
 
 static_assert(entry_format<npt<npt_features{}>> && entry_format<runtime_format<npt_description>>);
 static_assert(well_formed<npt<npt_features{.levels = 5, .encryption_bit = 51}>>);

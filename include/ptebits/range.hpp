@@ -155,7 +155,7 @@ template <entry_format F, unsigned S>
 /// share tables, or contain themselves: each way to a page counts, and only the range and
 /// the number of levels bound the time.
 template <class By, class Memory, class Report, slot_access Access = atomic_access<>>
-requires requires(const By& by) { format_of(by); }
+    requires requires(const By& by) { format_of(by); }
 constexpr range_counts age_range(const By& by, std::uint64_t root, address_range range, Memory&& memory,
                                  Report&& report, subtrees enter_those = subtrees::all, Access access = {})
 {

@@ -151,8 +151,7 @@ struct x86_names {
 
 /// Ordinary paging under features known at compile time.
 template <shadow_features Features>
-struct shadow : static_format<shadow_description, Features>, x86_names<static_format<shadow_description, Features>> {
-};
+struct shadow : static_format<shadow_description, Features>, x86_names<static_format<shadow_description, Features>> {};
 
 static_assert(entry_format<shadow<shadow_features{}>> && entry_format<runtime_format<shadow_description>>);
 static_assert(well_formed<shadow<shadow_features{.levels = 5, .protection_keys = true, .encryption_bit = 47}>>);

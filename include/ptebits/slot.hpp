@@ -32,7 +32,7 @@ namespace broken {
 
 /// The type of a slot: an unsigned integer of 8 bytes, or 4 for two-level paging.
 template <class Word>
-concept slot_word = std::unsigned_integral<Word> &&(sizeof(Word) == 8 || sizeof(Word) == 4);
+concept slot_word = std::unsigned_integral<Word> && (sizeof(Word) == 8 || sizeof(Word) == 4);
 
 /// Memory order of atomic_access. Loads and stores take the half that applies to them.
 enum class order : std::uint8_t { relaxed, acq_rel, seq_cst };
@@ -233,8 +233,18 @@ public:
     [[nodiscard]] static constexpr Word load(const Word& slot) noexcept
     {
         if (std::is_constant_evaluated()) return plain_access::load(slot);
-        // The one atomic load that orders as asked on both targets.
-        return compare_and_swap(const_cast<Word&>(slot), Word{0}, Word{0});
+        Word seen;
+        if constexpr (sizeof(Word) == 8) {
+            seen = static_cast<Word>(__iso_volatile_load64(reinterpret_cast<const volatile __int64*>(&slot)));
+        } else {
+            seen = static_cast<Word>(__iso_volatile_load32(reinterpret_cast<const volatile int*>(&slot)));
+        }
+#if defined(_M_ARM64)
+        __dmb(_ARM64_BARRIER_ISH);
+#else
+        _ReadWriteBarrier();  // x64 orders loads; this keeps the compiler from moving them
+#endif
+        return seen;
     }
     template <slot_word Word>
     static constexpr void store(Word& slot, Word value) noexcept
@@ -401,30 +411,15 @@ using little_endian_access = std::conditional_t<std::endian::native == std::endi
 
 /// How memory is reached.
 template <class A>
-concept slot_access = requires(A access, std::uint64_t& slot, const std::uint64_t& seen, std::uint64_t value)
-{
-    {
-        access.load(seen)
-        } -> std::same_as<std::uint64_t>;
+concept slot_access = requires(A access, std::uint64_t& slot, const std::uint64_t& seen, std::uint64_t value) {
+    { access.load(seen) } -> std::same_as<std::uint64_t>;
     access.store(slot, value);
-    {
-        access.exchange(slot, value)
-        } -> std::same_as<std::uint64_t>;
-    {
-        access.compare_exchange(slot, value, value)
-        } -> std::same_as<bool>;  // on failure value is what was there
-    {
-        access.fetch_or(slot, value)
-        } -> std::same_as<std::uint64_t>;
-    {
-        access.fetch_and(slot, value)
-        } -> std::same_as<std::uint64_t>;
-    {
-        access.test_and_set(slot, 0U)
-        } -> std::same_as<bool>;  // shift below the slot's width
-    {
-        access.test_and_clear(slot, 0U)
-        } -> std::same_as<bool>;
+    { access.exchange(slot, value) } -> std::same_as<std::uint64_t>;
+    { access.compare_exchange(slot, value, value) } -> std::same_as<bool>;  // on failure value is what was there
+    { access.fetch_or(slot, value) } -> std::same_as<std::uint64_t>;
+    { access.fetch_and(slot, value) } -> std::same_as<std::uint64_t>;
+    { access.test_and_set(slot, 0U) } -> std::same_as<bool>;  // shift below the slot's width
+    { access.test_and_clear(slot, 0U) } -> std::same_as<bool>;
 };
 static_assert(slot_access<plain_access> && slot_access<atomic_access<>> && slot_access<swapped_access<>>);
 
@@ -469,8 +464,8 @@ constexpr Word exchange(Word& slot, std::type_identity_t<Word> value, Access acc
 /// Replaces the entry if it is still the expected one; else `expected` becomes what was
 /// there. Returns whether it was replaced. Order: acq_rel, on failure acquire.
 template <slot_word Word, slot_access Access = atomic_access<>>
-constexpr bool compare_exchange(Word& slot, Word& expected, std::type_identity_t<Word> desired,
-                                Access access = {}) noexcept
+[[nodiscard]] constexpr bool compare_exchange(Word& slot, Word& expected, std::type_identity_t<Word> desired,
+                                              Access access = {}) noexcept
 {
     return access.compare_exchange(slot, expected, desired);
 }
@@ -519,19 +514,23 @@ constexpr bool test_and_clear(Word& slot, field f, Access access = {}) noexcept
 template <slot_word Word, slot_access Access = atomic_access<>>
 constexpr Word test_and_set(Word& slot, std::uint64_t mask, Access access = {}) noexcept
 {
-    return static_cast<Word>(access.fetch_or(slot, slot_mask<Word>(mask)) & mask);
+    const Word bits_wanted = slot_mask<Word>(mask);
+    if (one_bit(mask)) return access.test_and_set(slot, field{mask}.shift()) ? bits_wanted : Word{0};
+    return static_cast<Word>(access.fetch_or(slot, bits_wanted) & bits_wanted);
 }
 template <slot_word Word, slot_access Access = atomic_access<>>
 constexpr Word test_and_clear(Word& slot, std::uint64_t mask, Access access = {}) noexcept
 {
-    return static_cast<Word>(access.fetch_and(slot, static_cast<Word>(~slot_mask<Word>(mask))) & mask);
+    const Word bits_wanted = slot_mask<Word>(mask);
+    if (one_bit(mask)) return access.test_and_clear(slot, field{mask}.shift()) ? bits_wanted : Word{0};
+    return static_cast<Word>(access.fetch_and(slot, static_cast<Word>(~bits_wanted)) & bits_wanted);
 }
 
 /// Replaces the entry by a pure function of it, trying again until no other change came
 /// between; stores nothing where the function changes nothing. Returns the entry that the
 /// function last saw. Order: acq_rel, or acquire if nothing was stored.
 template <slot_word Word, class Function, slot_access Access = atomic_access<>>
-requires std::convertible_to<std::invoke_result_t<Function&, Word>, Word>
+    requires std::convertible_to<std::invoke_result_t<Function&, Word>, Word>
 constexpr Word update(Word& slot, Function change, Access access = {})
 {
     Word old = access.load(slot);

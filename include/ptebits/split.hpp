@@ -23,6 +23,7 @@ enum class split_error : std::uint8_t {
     bits_would_be_lost,  ///< a bit in use has no place in an entry of the other size
     not_contiguous,      ///< the pages do not follow each other, or the first is not aligned
     entries_differ,      ///< in more than A and D
+    rights_above,        ///< the entry above the table takes rights away
 };
 
 /// An entry of the other size, or why there is none (then 0).
@@ -92,10 +93,13 @@ template <entry_format F>
 }
 
 /// The large leaf, of `level`, that means the same as the entries of the table below it:
-/// young or dirty if any of them is. `entries[0..2^index bits)`.
+/// young or dirty if any of them is. `entries[0..2^index bits)`; `above` is the entry, of
+/// `level`, that refers to their table: it must grant everything.
 template <slot_word Word, entry_format F>
-[[nodiscard]] constexpr resized merge(const Word* entries, unsigned level, const F& format) noexcept
+[[nodiscard]] constexpr resized merge(const Word* entries, std::uint64_t above, unsigned level,
+                                      const F& format) noexcept
 {
+    if (permissions_of(above, level, format) != permissions{}) return {0, split_error::rights_above};
     const unsigned small = level - 1;
     resized whole = resize_leaf(entries[0], small, level, format);
     if (!whole) return whole;
@@ -121,13 +125,15 @@ template <slot_word Word, entry_format F>
 /// below, at physical address `table_address`) with the entries that mean the same, then
 /// exchanges the leaf for an entry that refers to it; starts over if A or D were set
 /// meanwhile. The translations before and after are the same, so the range may be flushed
-/// later, but before one of the new entries is changed. Order: acq_rel.
+/// later, but before one of the new entries is changed. `also`: further bits of the entry
+/// that refers to the table, an encryption bit or software bits. Order: acq_rel.
 template <slot_word Word, entry_format F, slot_access Access = atomic_access<>>
-constexpr split_error split_live(Word& slot, unsigned level, Word* table, std::uint64_t table_address, const F& format,
-                                 Access access = {}) noexcept
+[[nodiscard]] constexpr split_error split_live(Word& slot, unsigned level, Word* table, std::uint64_t table_address,
+                                               const F& format, std::uint64_t also = 0, Access access = {}) noexcept
 {
     encoded upper = encode(kind::table, level, table_address, {}, format);
-    if (!upper) return split_error::no_such_entry;
+    upper.entry |= also;
+    if (!upper || !legal(upper.entry, level, format)) return split_error::no_such_entry;
     const unsigned count = 1U << format.tables().index_bits_at(level - 1);
     Word leaf = access.load(slot);
     do {

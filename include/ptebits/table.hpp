@@ -115,7 +115,8 @@ template <class By>
 struct ageing {
     const By& by;
 
-    [[nodiscard]] constexpr field flag() const noexcept requires entry_masks<By>
+    [[nodiscard]] constexpr field flag() const noexcept
+        requires entry_masks<By>
     {
         require_accessed(by);
         return by.accessed;

@@ -11,6 +11,7 @@
 #include <ptebits/ageing.hpp>
 #include <ptebits/ept.hpp>
 #include <ptebits/shadow.hpp>
+#include <ptebits/walk.hpp>
 
 namespace ptebits {
 
@@ -158,8 +159,37 @@ namespace ptebits {
         return "the marker looks accessed";
     case marker_error::looks_dirty:
         return "the marker looks dirty";
+    case marker_error::looks_writable:
+        return "the marker looks writable";
+    case marker_error::looks_tracked:
+        return "the marker looks tracked";
     }
     return "unknown error";
+}
+
+[[nodiscard]] constexpr const char* name(fault_kind f) noexcept
+{
+    switch (f) {
+    case fault_kind::none:
+        return "no fault";
+    case fault_kind::not_present:
+        return "not present";
+    case fault_kind::protection:
+        return "protection";
+    case fault_kind::reserved_bits:
+        return "reserved bits set";
+    case fault_kind::pdpte_reserved:
+        return "reserved bits set in a PDPTE";
+    case fault_kind::misconfiguration:
+        return "misconfiguration";
+    case fault_kind::not_canonical:
+        return "address not canonical";
+    case fault_kind::address_too_wide:
+        return "address too wide";
+    case fault_kind::memory_absent:
+        return "no memory there";
+    }
+    return "unknown fault";
 }
 
 [[nodiscard]] constexpr const char* name(track_result r) noexcept
@@ -167,6 +197,8 @@ namespace ptebits {
     switch (r) {
     case track_result::tracked:
         return "tracked";
+    case track_result::tracked_writable:
+        return "tracked, was writable";
     case track_result::tracked_already:
         return "tracked already";
     case track_result::not_present:
@@ -203,7 +235,7 @@ template <class Fields>
 }
 
 /// Intel SDM volume 3, "EPT Paging-Structure Entries" and "EPT and Memory Typing".
-[[nodiscard]] constexpr const char* meaning(field ept_fields::*named, std::uint64_t value) noexcept
+[[nodiscard]] constexpr const char* meaning(field ept_fields::* named, std::uint64_t value) noexcept
 {
     using fields = ept_fields;
     const bool set = value != 0;
@@ -222,7 +254,7 @@ template <class Fields>
 }
 
 /// Intel SDM volume 3, "Paging"; AMD APM volume 2, "Page Translation and Protection".
-[[nodiscard]] constexpr const char* meaning(field x86_fields::*named, std::uint64_t value) noexcept
+[[nodiscard]] constexpr const char* meaning(field x86_fields::* named, std::uint64_t value) noexcept
 {
     using fields = x86_fields;
     const bool set = value != 0;
@@ -256,8 +288,7 @@ template <class Fields>
 
 /// A format that has rows to describe it by.
 template <class F>
-concept described_format = entry_format<F> && requires(const F& f)
-{
+concept described_format = entry_format<F> && requires(const F& f) {
     F::description::rows[0];
     f.features();
 };

@@ -104,14 +104,9 @@ enum class update_flags : bool { no, yes };
 
 /// What a walk may ask of a format.
 template <class F>
-concept walkable_format = entry_format<F> && requires(const F& f)
-{
-    {
-        f.walked_as()
-        } -> std::same_as<regime>;
-    {
-        f.hardware_accessed()
-        } -> std::same_as<bool>;
+concept walkable_format = entry_format<F> && requires(const F& f) {
+    { f.walked_as() } -> std::same_as<regime>;
+    { f.hardware_accessed() } -> std::same_as<bool>;
 };
 
 // ---- rights
@@ -203,11 +198,9 @@ template <walkable_format F>
 
 /// Whether a memory has slots of the size of Word.
 template <class Memory, class Word>
-concept has_slots = requires(Memory& memory, std::uint64_t physical)
-{
+concept has_slots = requires(Memory& memory, std::uint64_t physical) {
     requires sizeof(*memory(physical, std::type_identity<Word>{})) == sizeof(Word);
-}
-|| requires(Memory& memory, std::uint64_t physical) { requires sizeof(*memory(physical)) == sizeof(Word); };
+} || requires(Memory& memory, std::uint64_t physical) { requires sizeof(*memory(physical)) == sizeof(Word); };
 
 /// The slot of an entry in a caller's memory; null where there is none.
 template <slot_word Word, class Memory>
@@ -237,7 +230,7 @@ public:
         r.path[0] = r.path[1] = r.path[2] = r.path[3] = r.path[4] = walk_step{};
         for (;;) {
             look(r, root, address, a, cpu);
-            const bool needed = update == update_flags::yes || memory_tells_updates;
+            const bool needed = update == update_flags::yes || updates_may_fault();
             if (!r || !needed || set_flags(r, a, update)) return r;
             r = {};
         }
@@ -417,15 +410,19 @@ private:
                                                                 : fault_kind::reserved_bits;
     }
 
-    // A memory that must know of writes, as a guest's over the host's tables, has for_update.
-    static constexpr bool memory_tells_updates = requires(Memory & memory)
+    // Memory that must know of writes, as a guest's over the host's tables, has for_update; and
+    // tells whether that may refuse what was readable.
+    [[nodiscard]] constexpr bool updates_may_fault() const noexcept
     {
-        memory.for_update(std::uint64_t{}, std::type_identity<Word>{});
-    };
-
+        if constexpr (requires { memory_.updates_may_fault(); }) {
+            return memory_.updates_may_fault();
+        } else {
+            return false;
+        }
+    }
     [[nodiscard]] constexpr auto slot_for_update(std::uint64_t physical)
     {
-        if constexpr (memory_tells_updates) {
+        if constexpr (requires { memory_.for_update(physical, std::type_identity<Word>{}); }) {
             return memory_.for_update(physical, std::type_identity<Word>{});
         } else {
             return slot_in<Word>(memory_, physical);
@@ -553,17 +550,21 @@ public:
     }
 
     template <slot_word Word>
-    requires has_slots<Memory, Word>
+        requires has_slots<Memory, Word>
     [[nodiscard]] constexpr auto operator()(std::uint64_t guest_physical, std::type_identity<Word>)
     {
         return slot<Word>(guest_physical, table_read());
     }
     template <slot_word Word>
-    requires has_slots<Memory, Word>
+        requires has_slots<Memory, Word>
     [[nodiscard]] constexpr auto for_update(std::uint64_t guest_physical, std::type_identity<Word>)
     {
-        const bool reads_write = host_.walked_as() == regime::nested || host_.hardware_accessed();
-        return slot<Word>(guest_physical, reads_write ? table_read() : operation::write);
+        return slot<Word>(guest_physical, updates_may_fault() ? operation::write : table_read());
+    }
+    /// Whether a table that could be read may be one that must not be written.
+    [[nodiscard]] constexpr bool updates_may_fault() const noexcept
+    {
+        return host_.walked_as() == regime::extended && !host_.hardware_accessed();
     }
 
     /// Translates one guest-physical address.

@@ -1,7 +1,10 @@
 // What check.cmake looks for in the disassembly, by the first word of a function's name:
 //   bit_    one `lock btr` or `lock bts`, no loop
 //   mask_   one `lock and` or `lock or` (or btr, bts), no loop
-//   swap_   one locked instruction, no loop
+//   swap_   one `lock cmpxchg`, no loop
+//   loop_   one `lock cmpxchg`, tried again where it fails
+//   xchg_   one `xchg` with memory, no loop
+//   load_   neither
 #include <ptebits/ptebits.hpp>
 
 using namespace ptebits;
@@ -63,4 +66,28 @@ void mask_clear_31_of_32(std::uint32_t& s) { clear(s, bit(31)); }
 
 bool swap_track(std::uint64_t& s) { return age(s, access_tracking<ept<ept_features{.accessed_dirty = false}>, 54>{}); }
 bool swap_compare(std::uint64_t& s, std::uint64_t& e, std::uint64_t v) { return compare_exchange(s, e, v); }
+
+bool bit_age_mode_based(std::uint64_t& s) { return age(s, ept<ept_features{.mode_based_execute = true}>{}); }
+bool bit_age_five_levels(std::uint64_t& s) { return age(s, npt<npt_features{.levels = 5}>{}); }
+std::uint64_t bit_clear_mask_63(std::uint64_t& s) { return test_and_clear(s, std::uint64_t{1} << 63); }
+std::uint64_t bit_clear_mask_8(std::uint64_t& s) { return test_and_clear(s, ept_ad::accessed.mask()); }
+std::uint64_t bit_set_mask_9(std::uint64_t& s) { return test_and_set(s, ept_ad::dirty.mask()); }
+bool bit_clear_dirty_two_level(std::uint32_t& s) { return clear_dirty(s, shadow_two{}); }
+bool bit_write_protect_pae(std::uint64_t& s) { return write_protect(s, shadow_pae{}); }
+bool bit_write_protect_run_time(std::uint64_t& s, const npt_at_run_time& f) { return write_protect(s, f); }
+
+bool loop_mark_accessed(std::uint64_t& s) { return mark_accessed(s, ept_ad{}); }
+bool loop_restore(std::uint64_t& s)
+{
+    return restore(s, access_tracking<ept<ept_features{.accessed_dirty = false}>, 54>{});
+}
+bool swap_freeze(std::uint64_t& s, std::uint64_t& e)
+{
+    return freeze(s, e, frozen_marker<ept_ad, 0x8000'0000'0000'0400>{});
+}
+std::uint64_t xchg_unmap(std::uint64_t& s) { return unmap(s, ept_ad{}); }
+std::uint64_t xchg_exchange(std::uint64_t& s, std::uint64_t v) { return exchange(s, v); }
+void xchg_store_seq_cst(std::uint64_t& s, std::uint64_t v) { store(s, v, atomic_access<order::seq_cst>{}); }
+std::uint64_t load_acquire(const std::uint64_t& s) { return load(s); }
+void load_store_release(std::uint64_t& s, std::uint64_t v) { store(s, v); }
 }

@@ -2,6 +2,13 @@
 // compiler that runs the test.
 #pragma once
 
+#include <cstdlib>
+
+[[noreturn]] inline void __fastfail(unsigned) { std::abort(); }
+inline void _ReadWriteBarrier() { __atomic_signal_fence(__ATOMIC_SEQ_CST); }
+inline long long __iso_volatile_load64(const volatile long long* at) { return __atomic_load_n(at, __ATOMIC_RELAXED); }
+inline int __iso_volatile_load32(const volatile int* at) { return __atomic_load_n(at, __ATOMIC_RELAXED); }
+
 using msvc_int64 = long long;
 #define __int64 msvc_int64
 using msvc_long = int;  // 32 bits, as long is there

@@ -14,8 +14,15 @@
 #undef __GNUC__
 #undef __clang__
 #define _MSC_VER 1930
-[[noreturn]] inline void __fastfail(unsigned) { std::abort(); }
 #include <ptebits/slot.hpp>
 #undef long
 
 #include "../slot.cpp"
+
+TEST_CASE("a load does not write: it works on read-only memory")
+{
+    static const std::uint64_t constant = 5;
+    static const std::uint32_t narrow = 7;
+    CHECK(load(constant) == 5);
+    CHECK(load(narrow) == 7);
+}
