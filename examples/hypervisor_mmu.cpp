@@ -74,7 +74,7 @@ void mmu<F>::log_write(std::uint64_t guest_page) noexcept
 // ---- faults
 
 template <ept_features F>
-fault_outcome mmu<F>::fault(std::uint64_t guest_physical, const access& a) noexcept
+fault_outcome mmu<F>::fault(std::uint64_t guest_physical, const memory_access& a) noexcept
 {
     const std::uint64_t guest_page = guest_physical >> base_page_shift;
     const memory_slot* const in = find_slot(guest_page);
@@ -110,7 +110,7 @@ bool mmu<F>::grant_write(std::uint64_t& slot, std::uint64_t guest_page) noexcept
 }
 
 template <ept_features F>
-fault_outcome mmu<F>::map(std::uint64_t guest_physical, const access& a) noexcept
+fault_outcome mmu<F>::map(std::uint64_t guest_physical, const memory_access& a) noexcept
 {
     const std::uint64_t guest_page = guest_physical >> base_page_shift;
     const memory_slot& in = *find_slot(guest_page);

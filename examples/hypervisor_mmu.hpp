@@ -120,7 +120,7 @@ public:
     [[nodiscard]] table_memory tables() noexcept { return table_memory(*this); }
 
     /// Settles an EPT violation. Guest-physical address in bytes.
-    fault_outcome fault(std::uint64_t guest_physical, const ptebits::access& a) noexcept;
+    fault_outcome fault(std::uint64_t guest_physical, const ptebits::memory_access& a) noexcept;
 
     /// Whether a host page was used since the last age(). No flush: a stale translation only
     /// makes the page look older.
@@ -151,7 +151,7 @@ private:
     const memory_slot* find_slot(std::uint64_t guest_page) const noexcept;
     void log_write(std::uint64_t guest_page) noexcept;
     bool grant_write(std::uint64_t& slot, std::uint64_t guest_page) noexcept;
-    fault_outcome map(std::uint64_t guest_physical, const ptebits::access& a) noexcept;
+    fault_outcome map(std::uint64_t guest_physical, const ptebits::memory_access& a) noexcept;
     std::uint64_t* make_path(std::uint64_t guest_physical) noexcept;
     std::uint64_t guest_page_of(const std::uint64_t* slot) const noexcept;
     mapping_chain freeze_all(std::uint64_t host_page) noexcept;

@@ -255,7 +255,7 @@ struct way {
     using format = Format;
 
     /// Repairs an entry whose page is in memory after an access fault; false: map it anew.
-    static bool repair(std::uint64_t&, const ptebits::access&) { return false; }
+    static bool repair(std::uint64_t&, const ptebits::memory_access&) { return false; }
 };
 
 /// By the entry's accessed bit, hardware's or software's.
@@ -285,7 +285,7 @@ struct by_tracking : way<Format> {
 
     /// Read and execute come back by restore(); write only with a write, in the same fault
     /// or in one of its own. All of the guest's memory is writable.
-    static bool repair(std::uint64_t& slot, const ptebits::access& a)
+    static bool repair(std::uint64_t& slot, const ptebits::memory_access& a)
     {
         restore(slot, tracking{}, plain_access{});
         if (a.writes()) set(slot, Format::write, plain_access{});
@@ -337,7 +337,7 @@ private:
     void reach(page_id page, operation what)
     {
         const std::uint64_t address = trace_.pages[page] << base_page_shift;
-        const ptebits::access a{.what = what, .user = true};
+        const ptebits::memory_access a{.what = what, .user = true};
         const auto mmu = [&] {
             return walk(format_, root_, address, a, cpu_controls{}, tables_, update_flags::yes, plain_access{});
         };
@@ -349,7 +349,7 @@ private:
         if (!r || r.address != frame_[page]) throw std::logic_error("an access does not reach its page");
     }
 
-    void handle_fault(page_id page, const ptebits::access& a)
+    void handle_fault(page_id page, const ptebits::memory_access& a)
     {
         if (frame_[page] != 0) {
             ++counts_.tracking_faults;

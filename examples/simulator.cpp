@@ -343,7 +343,7 @@ private:
     void use(operation what, const std::string& verb, std::uint64_t linear, std::uint64_t value = 0)
     {
         std::cout << verb << ' ' << hex(linear) << ": ";
-        const access a{.what = what, .user = user_};
+        const memory_access a{.what = what, .user = user_};
         std::optional<translation>& known = entry_of(linear);
         const bool hit = known && covers(*known, linear) && usable(*known, a);
         if (!hit) {
@@ -373,9 +373,9 @@ private:
     }
 
     /// Whether an access may go by the TLB. If not a walk decides: it faults, or sets D.
-    [[nodiscard]] bool usable(const translation& t, const access& a) const
+    [[nodiscard]] bool usable(const translation& t, const memory_access& a) const
     {
-        access of_host = a;
+        memory_access of_host = a;
         if constexpr (paged) {
             if (key_denies(t.key, t.guest, a, cpu_) || !allows(t.guest, a, cpu_, regime::ordinary)) return false;
             if (host_.walked_as() == regime::extended) of_host.user = t.guest.user;
@@ -383,7 +383,7 @@ private:
         return allows(t.host, of_host, {}, host_.walked_as()) && (!a.writes() || t.written);
     }
 
-    [[nodiscard]] translation remember(const nested_result& r, const access& a, std::uint64_t linear) const
+    [[nodiscard]] translation remember(const nested_result& r, const memory_access& a, std::uint64_t linear) const
     {
         const std::uint64_t in_page = ones(base_page_shift - 1, 0);
         translation t;
@@ -429,7 +429,7 @@ private:
         return hex(code) + (text.empty() ? "" : text + ')');
     }
 
-    void tell_fault(const nested_result& r, const access& a, std::uint64_t linear) const
+    void tell_fault(const nested_result& r, const memory_access& a, std::uint64_t linear) const
     {
         if (r.where == dimension::host) {
             tell_host_fault(r);

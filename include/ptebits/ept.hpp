@@ -145,6 +145,32 @@ struct ept : static_format<ept_description, Features> {
     static constexpr field suppress_ve = base::value.suppress_ve;
 };
 
+/// Why VM entry refuses an EPT pointer.
+enum class eptp_error : std::uint8_t {
+    none,
+    memory_type,     ///< neither UC nor WB, or the CPU lacks it
+    walk_length,     ///< neither 4 nor 5 levels, or the CPU lacks it
+    accessed_dirty,  ///< A/D enabled on a CPU without
+    shadow_stack,    ///< supervisor shadow-stack control on a CPU without
+    reserved_bits,   ///< bits 11:8, or at and above the physical-address width
+};
+
+/// What VM entry checks of an EPT pointer, by IA32_VMX_EPT_VPID_CAP and MAXPHYADDR.
+/// Intel SDM volume 3, "VM-Execution Control Fields" under "Checks on VMX Controls".
+[[nodiscard]] constexpr eptp_error check_eptp(std::uint64_t eptp, std::uint64_t capabilities,
+                                              unsigned physical_bits) noexcept
+{
+    const auto capable = [&](unsigned index) { return (capabilities >> index & 1) != 0; };
+    const std::uint64_t type = bits(2, 0).get(eptp);
+    const std::uint64_t levels = bits(5, 3).get(eptp) + 1;
+    if (!(type == 0 && capable(8)) && !(type == 6 && capable(14))) return eptp_error::memory_type;
+    if (!(levels == 4 && capable(6)) && !(levels == 5 && capable(7))) return eptp_error::walk_length;
+    if (bit(6).get(eptp) != 0 && !capable(21)) return eptp_error::accessed_dirty;
+    if (bit(7).get(eptp) != 0 && !capable(23)) return eptp_error::shadow_stack;
+    if ((eptp & (ones(11, 8) | ones(63, physical_bits))) != 0) return eptp_error::reserved_bits;
+    return eptp_error::none;
+}
+
 static_assert(entry_format<ept<ept_features{}>> && entry_format<runtime_format<ept_description>>);
 static_assert(well_formed<ept<ept_features{}>> && well_formed<ept<ept_features{.accessed_dirty = false}>>);
 static_assert(well_formed<ept<ept_features{.accessed_dirty = false, .software_accessed = 63}>>);

@@ -8,6 +8,7 @@
 #pragma once
 
 #include <concepts>
+#include <cstddef>
 #include <cstdint>
 #include <type_traits>
 
@@ -26,7 +27,7 @@ namespace broken {
 enum class operation : std::uint8_t { read, write, fetch, read_write };
 
 /// One access to memory.
-struct access {
+struct memory_access {
     operation what = operation::read;
     bool user = false;         ///< CPL 3; EPT with mode-based execute: a user-mode linear address
     bool implicit = false;     ///< a supervisor access to a system structure: EFLAGS.AC does not count
@@ -112,7 +113,7 @@ concept walkable_format = entry_format<F> && requires(const F& f) {
 // ---- rights
 
 /// Whether the page's protection key denies a data access. Intel SDM volume 3, "Protection Keys".
-[[nodiscard]] constexpr bool key_denies(unsigned key, const permissions& page, const access& a,
+[[nodiscard]] constexpr bool key_denies(unsigned key, const permissions& page, const memory_access& a,
                                         const cpu_controls& cpu) noexcept
 {
     if (a.fetches() || !(page.user ? cpu.user_keys : cpu.supervisor_keys)) return false;
@@ -124,7 +125,7 @@ concept walkable_format = entry_format<F> && requires(const F& f) {
 
 /// Whether permissions allow an access, protection keys aside. Intel SDM volume 3,
 /// "Determination of Access Rights"; AMD APM volume 2, "Page-Protection Checks".
-[[nodiscard]] constexpr bool allows(const permissions& page, const access& a, const cpu_controls& cpu,
+[[nodiscard]] constexpr bool allows(const permissions& page, const memory_access& a, const cpu_controls& cpu,
                                     regime walked_as) noexcept
 {
     if (walked_as != regime::ordinary) {
@@ -144,8 +145,8 @@ concept walkable_format = entry_format<F> && requires(const F& f) {
 
 /// #PF error code of a fault. Intel SDM volume 3, "Page-Fault Exceptions".
 template <walkable_format F>
-[[nodiscard]] constexpr std::uint32_t page_fault_code(const walk_result& r, const access& a, const cpu_controls& cpu,
-                                                      const F& format) noexcept
+[[nodiscard]] constexpr std::uint32_t page_fault_code(const walk_result& r, const memory_access& a,
+                                                      const cpu_controls& cpu, const F& format) noexcept
 {
     const bool was_present = r.fault == fault_kind::protection || r.fault == fault_kind::reserved_bits;
     const bool nxe = format.layout_at(1, kind::leaf).mask(role::execute_disable) != 0;
@@ -158,9 +159,10 @@ template <walkable_format F>
 
 /// #NPF EXITINFO1 of a fault. AMD APM volume 2, "Nested versus Guest Page Faults".
 template <walkable_format F>
-[[nodiscard]] constexpr std::uint64_t npf_exit_info(const walk_result& r, const access& a, const F& format) noexcept
+[[nodiscard]] constexpr std::uint64_t npf_exit_info(const walk_result& r, const memory_access& a,
+                                                    const F& format) noexcept
 {
-    access as_user = a;
+    memory_access as_user = a;
     as_user.user = true;
     const std::uint64_t where = std::uint64_t{1} << (a.guest_table ? 33 : 32);
     return page_fault_code(r, as_user, cpu_controls{}, format) | where;
@@ -168,7 +170,8 @@ template <walkable_format F>
 
 /// Exit qualification of an EPT violation. Intel SDM volume 3, "Exit Qualification for EPT Violations".
 template <walkable_format F>
-[[nodiscard]] constexpr std::uint64_t ept_qualification(const walk_result& r, const access& a, const F& format) noexcept
+[[nodiscard]] constexpr std::uint64_t ept_qualification(const walk_result& r, const memory_access& a,
+                                                        const F& format) noexcept
 {
     const bool modes_apart = format.layout_at(1, kind::leaf).mask(role::user_execute) != 0;
     return static_cast<std::uint64_t>(a.reads()) | static_cast<std::uint64_t>(a.writes()) << 1 |
@@ -180,7 +183,7 @@ template <walkable_format F>
 
 /// The code that the format's regime reports for a fault: #PF error code, EXITINFO1 or qualification.
 template <walkable_format F>
-[[nodiscard]] constexpr std::uint64_t fault_code(const walk_result& r, const access& a, const cpu_controls& cpu,
+[[nodiscard]] constexpr std::uint64_t fault_code(const walk_result& r, const memory_access& a, const cpu_controls& cpu,
                                                  const F& format) noexcept
 {
     switch (format.walked_as()) {
@@ -221,8 +224,8 @@ public:
     constexpr table_walk(const F& format, Memory& memory, Access how) : format_(format), memory_(memory), how_(how) {}
 
     /// Looks, and sets A and D where all is allowed; starts over if an entry changed meanwhile.
-    constexpr walk_result run(std::uint64_t root, std::uint64_t address, const access& a, const cpu_controls& cpu,
-                              update_flags update)
+    constexpr walk_result run(std::uint64_t root, std::uint64_t address, const memory_access& a,
+                              const cpu_controls& cpu, update_flags update)
     {
         walk_result r;
         // Cleared apart, place by place, so that compilers drop it where nobody looks at the path.
@@ -236,6 +239,23 @@ public:
         }
     }
 
+    /// The same for several addresses. First the entries of a group are fetched side by side,
+    /// level by level, so that the waits for memory overlap; then each walk finds them near.
+    constexpr void run_batch(std::uint64_t root, const std::uint64_t* addresses, std::size_t count,
+                             const memory_access& a, const cpu_controls& cpu, update_flags update, walk_result* results)
+    {
+        constexpr std::size_t group = 32;  // more than the loads that a core keeps under way
+        for (std::size_t first = 0; first < count; first += group) {
+            const std::size_t n = count - first < group ? count - first : group;
+            std::uint64_t at[group];
+            for (std::size_t i = 0; i < n; ++i) {
+                at[i] = refusal(addresses[first + i]) == fault_kind::none ? root : ended;
+            }
+            fetch<max_levels>(addresses + first, at, n);
+            for (std::size_t i = first; i < first + n; ++i) results[i] = run(root, addresses[i], a, cpu, update);
+        }
+    }
+
 private:
     /// What is carried from entry to entry.
     struct progress {
@@ -244,7 +264,7 @@ private:
         permission_fold rights;
     };
 
-    constexpr void look(walk_result& r, std::uint64_t root, std::uint64_t address, const access& a,
+    constexpr void look(walk_result& r, std::uint64_t root, std::uint64_t address, const memory_access& a,
                         const cpu_controls& cpu)
     {
         r.fault = refusal(address);
@@ -271,10 +291,38 @@ private:
             r.fault = fault_kind::not_present;
             break;
         }
+        finish(r, at, a, cpu);
+    }
+
+    /// Judges the access by all entries read.
+    constexpr void finish(walk_result& r, const progress& at, const memory_access& a,
+                          const cpu_controls& cpu) const noexcept
+    {
         if (r.steps == 0) return;
         r.allowed = at.rights.result(format_);
         if (r) judge(r, at.leaf, a, cpu);
     }
+
+    /// Touches the entries of one level, then of those below it. `at` is the table of each
+    /// address, `ended` where there is none.
+    template <unsigned Level>
+    constexpr void fetch(const std::uint64_t* addresses, std::uint64_t* at, std::size_t n) const
+    {
+        const shape& t = format_.tables();
+        if (Level <= t.levels) {
+            const layout& l = format_.layout_at(Level, kind::table);
+            for (std::size_t i = 0; i < n; ++i) {
+                if (at[i] == ended) continue;
+                const std::uint64_t index = addresses[i] >> t.page_shift(Level) & ones(t.index_bits_at(Level) - 1, 0);
+                const auto* const slot = slot_in<Word>(memory_, at[i] + index * sizeof(Word));
+                const std::uint64_t entry = slot != nullptr ? how_.load(*slot) : 0;
+                const bool below = present(entry, format_) && kind_of(entry, Level, format_) == kind::table;
+                at[i] = below ? l.address_in(entry) : ended;
+            }
+        }
+        if constexpr (Level > 1) fetch<Level - 1>(addresses, at, n);
+    }
+    static constexpr std::uint64_t ended = ~std::uint64_t{0};
 
     /// Why no entry is even looked at.
     [[nodiscard]] constexpr fault_kind refusal(std::uint64_t address) const noexcept
@@ -367,8 +415,9 @@ private:
         return good;
     }
 
-    /// Judges the access by all entries read.
-    constexpr void judge(walk_result& r, std::uint64_t leaf, const access& a, const cpu_controls& cpu) const noexcept
+    /// Judges the access by what all entries allow, and by the leaf's protection key.
+    constexpr void judge(walk_result& r, std::uint64_t leaf, const memory_access& a,
+                         const cpu_controls& cpu) const noexcept
     {
         if constexpr (requires { format_.fields().protection_key; }) {
             const field key = format_.fields().protection_key;
@@ -379,7 +428,7 @@ private:
 
     /// Sets A in the entries of the path, D in the leaf of a write, or only finds out whether
     /// they could be set. Returns false where an entry is no longer the one that was judged.
-    constexpr bool set_flags(walk_result& r, const access& a, update_flags update)
+    constexpr bool set_flags(walk_result& r, const memory_access& a, update_flags update)
     {
         for (unsigned i = 0; i < r.steps; ++i) {
             const walk_step& used = r.path[i];
@@ -431,7 +480,7 @@ private:
 
     const F& format_;
     Memory& memory_;
-    [[no_unique_address]] Access how_;
+    Access how_;
 };
 
 /// Calls a function with the slot type of a format's entries. Precondition: memory has such slots.
@@ -458,13 +507,27 @@ constexpr auto with_slots_of(const F& format, Memory&, Function call)
 /// Intel SDM volume 3, "Paging" and "VMX Support for Address Translation"; AMD APM volume 2,
 /// "Page Translation and Protection" and "Nested Paging".
 template <walkable_format F, class Memory, slot_access Access = atomic_access<>>
-[[nodiscard]] constexpr walk_result walk(const F& format, std::uint64_t root, std::uint64_t address, const access& a,
-                                         const cpu_controls& cpu, Memory&& memory,
+[[nodiscard]] constexpr walk_result walk(const F& format, std::uint64_t root, std::uint64_t address,
+                                         const memory_access& a, const cpu_controls& cpu, Memory&& memory,
                                          update_flags update = update_flags::yes, Access how = {})
 {
     return with_slots_of(format, memory, [&]<class Word>(std::type_identity<Word>) {
         return table_walk<Word, F, std::remove_reference_t<Memory>, Access>(format, memory, how)
             .run(root, address, a, cpu, update);
+    });
+}
+
+/// walk() for `count` independent addresses, the same access for each: results[i] is that of
+/// addresses[i]. Their entries are fetched side by side first, so that the waits for memory
+/// overlap; memory() is asked twice for a slot.
+template <walkable_format F, class Memory, slot_access Access = atomic_access<>>
+constexpr void walk_batch(const F& format, std::uint64_t root, const std::uint64_t* addresses, std::size_t count,
+                          const memory_access& a, const cpu_controls& cpu, Memory&& memory, walk_result* results,
+                          update_flags update = update_flags::yes, Access how = {})
+{
+    with_slots_of(format, memory, [&]<class Word>(std::type_identity<Word>) {
+        table_walk<Word, F, std::remove_reference_t<Memory>, Access>(format, memory, how)
+            .run_batch(root, addresses, count, a, cpu, update, results);
     });
 }
 
@@ -481,34 +544,6 @@ template <walkable_format F, class Memory, slot_access Access = atomic_access<>>
     return {};
 }
 
-// ---- the root of EPT
-
-/// Why VM entry refuses an EPT pointer.
-enum class eptp_error : std::uint8_t {
-    none,
-    memory_type,     ///< neither UC nor WB, or the CPU lacks it
-    walk_length,     ///< neither 4 nor 5 levels, or the CPU lacks it
-    accessed_dirty,  ///< A/D enabled on a CPU without
-    shadow_stack,    ///< supervisor shadow-stack control on a CPU without
-    reserved_bits,   ///< bits 11:8, or at and above the physical-address width
-};
-
-/// What VM entry checks of an EPT pointer, by IA32_VMX_EPT_VPID_CAP and MAXPHYADDR.
-/// Intel SDM volume 3, "VM-Execution Control Fields" under "Checks on VMX Controls".
-[[nodiscard]] constexpr eptp_error check_eptp(std::uint64_t eptp, std::uint64_t capabilities,
-                                              unsigned physical_bits) noexcept
-{
-    const auto capable = [&](unsigned index) { return (capabilities >> index & 1) != 0; };
-    const std::uint64_t type = bits(2, 0).get(eptp);
-    const std::uint64_t levels = bits(5, 3).get(eptp) + 1;
-    if (!(type == 0 && capable(8)) && !(type == 6 && capable(14))) return eptp_error::memory_type;
-    if (!(levels == 4 && capable(6)) && !(levels == 5 && capable(7))) return eptp_error::walk_length;
-    if (bit(6).get(eptp) != 0 && !capable(21)) return eptp_error::accessed_dirty;
-    if (bit(7).get(eptp) != 0 && !capable(23)) return eptp_error::shadow_stack;
-    if ((eptp & (ones(11, 8) | ones(63, physical_bits))) != 0) return eptp_error::reserved_bits;
-    return eptp_error::none;
-}
-
 // ---- the nested walk
 
 /// The guest's paging is off: its linear addresses are guest-physical.
@@ -522,7 +557,7 @@ struct nested_result {
     dimension where = dimension::host;  ///< the walk whose fault it is, if any
     walk_result guest;                  ///< slot addresses are guest-physical; no steps if the guest is unpaged
     walk_result host;                   ///< of the final address, or of the one that faults; none if the guest's fault
-    access host_access;                 ///< what was asked of the host's tables there
+    memory_access host_access;          ///< what was asked of the host's tables there
     std::uint64_t guest_physical = 0;   ///< the address asked of the host's tables there
 
     [[nodiscard]] constexpr const walk_result& last() const noexcept
@@ -568,7 +603,7 @@ public:
     }
 
     /// Translates one guest-physical address.
-    [[nodiscard]] constexpr walk_result translate(std::uint64_t guest_physical, const access& a)
+    [[nodiscard]] constexpr walk_result translate(std::uint64_t guest_physical, const memory_access& a)
     {
         return walk(host_, root_, guest_physical, a, cpu_controls{}, memory_, update_, how_);
     }
@@ -593,7 +628,7 @@ private:
     template <slot_word Word>
     [[nodiscard]] constexpr auto slot(std::uint64_t guest_physical, operation what)
     {
-        const access a{.what = what, .user = true, .guest_table = true};
+        const memory_access a{.what = what, .user = true, .guest_table = true};
         const walk_result reached = translate(guest_physical, a);
         if (reached) return slot_in<Word>(memory_, reached.address);
         faulted_ = true;
@@ -607,10 +642,10 @@ private:
     std::uint64_t root_;
     Memory& memory_;
     update_flags update_;
-    [[no_unique_address]] Access how_;
+    Access how_;
     bool faulted_ = false;
     walk_result fault_;  // the three of a fault, if there was one
-    access access_;
+    memory_access access_;
     std::uint64_t guest_physical_ = 0;
 };
 
@@ -620,9 +655,10 @@ private:
 /// AMD APM volume 2, "Nested Paging"; Intel SDM volume 3, "EPT Translation Mechanism".
 template <class Guest, walkable_format Host, class Memory, slot_access Access = atomic_access<>>
 [[nodiscard]] constexpr nested_result nested_walk(const Guest& guest, std::uint64_t guest_root, const Host& host,
-                                                  std::uint64_t host_root, std::uint64_t address, const access& a,
-                                                  const cpu_controls& guest_cpu, Memory&& memory,
-                                                  update_flags update = update_flags::yes, Access how = {})
+                                                  std::uint64_t host_root, std::uint64_t address,
+                                                  const memory_access& a, const cpu_controls& guest_cpu,
+                                                  Memory&& memory, update_flags update = update_flags::yes,
+                                                  Access how = {})
 {
     guest_tables<Host, std::remove_reference_t<Memory>, Access> tables_of_guest(host, host_root, memory, update, how);
     if constexpr (std::is_same_v<Guest, unpaged>) {
@@ -641,7 +677,7 @@ template <class Guest, walkable_format Host, class Memory, slot_access Access = 
             return result;
         }
         // EPT's XU is for linear addresses that user mode may use, NPT's GMET for the CPL.
-        access final = a;
+        memory_access final = a;
         if (host.walked_as() == regime::extended) final.user = in_guest.allowed.user;
         return {.where = dimension::host,
                 .guest = in_guest,

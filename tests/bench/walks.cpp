@@ -1,0 +1,313 @@
+// Nanoseconds a walk: the library's, with all checks, A and D not updated, beside a walk
+// written by hand for the same format without any check. One run, medians of 9 rounds
+// taken in turns, ratios within a round.
+//   bench_walks [rounds]
+// "chained": each address waits for the walk before it, as in a program that follows its
+// own data; this is the time of a walk. "free": walks that do not wait for each other, so
+// that the processor overlaps them as far as its window reaches.
+#include <algorithm>
+#include <array>
+#include <chrono>
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <ptebits/ept.hpp>
+#include <ptebits/shadow.hpp>
+#include <ptebits/walk.hpp>
+#include <random>
+#include <string>
+#include <vector>
+
+using namespace ptebits;
+
+namespace {
+
+using word = std::uint64_t;
+using linear = shadow<shadow_features{}>;
+using host = ept<ept_features{}>;
+
+constexpr word address_bits = 0xf'ffff'ffff'f000;
+constexpr word page_size_bit = 0x80;
+
+// A run-time 0 that no compiler knows.
+volatile word volatile_zero = 0;
+
+// Memory from physical address 0 up, all of it there.
+struct physical_memory {
+    std::vector<word> words;
+    word used = 0x1000;  // 0 stays free
+
+    word new_table()
+    {
+        const word at = used;
+        used += 0x1000;
+        if (words.size() < used / 8) words.resize(used / 8);
+        return at;
+    }
+};
+
+// ---- walks by hand
+
+// Four levels of nine bits, whatever the other bits of the entries say.
+word hand_walk(const word* words, word root, word address)
+{
+    word table = root;
+    for (unsigned shift = 39;; shift -= 9) {
+        const word entry = words[(table + (address >> shift & 511) * 8) >> 3];
+        table = entry & address_bits;
+        if (shift == 12 || (entry & page_size_bit) != 0) {
+            const word offset = (word{1} << shift) - 1;
+            return (table & ~offset) | (address & offset);
+        }
+    }
+}
+
+word hand_nested_walk(const word* words, word guest_root, word host_root, word address)
+{
+    word table = guest_root;
+    for (unsigned shift = 39;; shift -= 9) {
+        const word entry = words[hand_walk(words, host_root, table + (address >> shift & 511) * 8) >> 3];
+        table = entry & address_bits;
+        if (shift == 12 || (entry & page_size_bit) != 0) {
+            const word offset = (word{1} << shift) - 1;
+            return hand_walk(words, host_root, (table & ~offset) | (address & offset));
+        }
+    }
+}
+
+// ---- what is measured
+
+struct scene {
+    word* words;
+    word root;        // of the tables that are walked; nested: the host's
+    word guest_root;  // nested only
+    std::vector<word> addresses;
+};
+
+/// Walks all addresses of a scene; the sum of what they reach.
+template <bool Chained, class Walk>
+word walk_all(const scene& s, Walk walk_one)
+{
+    const word zero = volatile_zero;
+    word sum = 0;
+    word last = 0;
+    for (const word address : s.addresses) {
+        last = walk_one(Chained ? address + (last & zero) : address);
+        sum += last;
+    }
+    return sum;
+}
+
+template <bool Chained>
+word hand(const scene& s)
+{
+    return walk_all<Chained>(s, [&](word address) { return hand_walk(s.words, s.root, address); });
+}
+
+template <class Format, bool Chained>
+word library(const scene& s)
+{
+    const auto memory = [words = s.words](word physical) { return words + (physical >> 3); };
+    return walk_all<Chained>(s, [&](word address) {
+        const walk_result r = walk(Format{}, s.root, address, {}, {}, memory, update_flags::no);
+        return r ? r.address : 0;
+    });
+}
+
+template <bool Chained>
+word nested_hand(const scene& s)
+{
+    return walk_all<Chained>(s, [&](word address) { return hand_nested_walk(s.words, s.guest_root, s.root, address); });
+}
+
+template <class Format>
+word batch(const scene& s)
+{
+    const auto memory = [words = s.words](word physical) { return words + (physical >> 3); };
+    constexpr std::size_t at_once = 256;
+    static std::array<walk_result, at_once> results;
+    word sum = 0;
+    for (std::size_t i = 0; i < s.addresses.size(); i += at_once) {
+        const std::size_t n = std::min(at_once, s.addresses.size() - i);
+        walk_batch(Format{}, s.root, &s.addresses[i], n, {}, {}, memory, results.data(), update_flags::no);
+        for (std::size_t j = 0; j < n; ++j) sum += results[j] ? results[j].address : 0;
+    }
+    return sum;
+}
+
+template <bool Chained>
+word nested_library(const scene& s)
+{
+    const auto memory = [words = s.words](word physical) { return words + (physical >> 3); };
+    return walk_all<Chained>(s, [&](word address) {
+        const nested_result r =
+            nested_walk(linear{}, s.guest_root, host{}, s.root, address, {}, {}, memory, update_flags::no);
+        return r ? r.address() : 0;
+    });
+}
+
+/// One way to walk; the first of a contest is what the others are held against.
+struct contestant {
+    std::string name;
+    word (*run)(const scene&);
+};
+
+double nanoseconds_a_walk(const contestant& c, const scene& s, unsigned passes, word& sum)
+{
+    const auto start = std::chrono::steady_clock::now();
+    sum = 0;
+    for (unsigned pass = 0; pass < passes; ++pass) sum += c.run(s);
+    const std::chrono::duration<double, std::nano> spent = std::chrono::steady_clock::now() - start;
+    return spent.count() / (static_cast<double>(s.addresses.size()) * passes);
+}
+
+double median(std::vector<double> values)
+{
+    std::sort(values.begin(), values.end());
+    return values[values.size() / 2];
+}
+
+void compete(const std::string& what, const scene& s, const std::vector<contestant>& all, unsigned rounds,
+             unsigned passes)
+{
+    std::vector<std::vector<double>> ns(all.size());
+    std::vector<std::vector<double>> ratio(all.size());
+    std::vector<word> sums(all.size());
+    for (unsigned round = 0; round < rounds; ++round) {
+        for (std::size_t turn = 0; turn < all.size(); ++turn) {
+            const std::size_t i = (turn + round) % all.size();
+            ns[i].push_back(nanoseconds_a_walk(all[i], s, passes, sums[i]));
+        }
+        for (std::size_t i = 0; i < all.size(); ++i) ratio[i].push_back(ns[i].back() / ns[0].back());
+    }
+    for (std::size_t i = 1; i < all.size(); ++i) {
+        if (sums[i] != sums[0]) {
+            std::fprintf(stderr, "%s: %s and %s reach different addresses\n", what.c_str(), all[0].name.c_str(),
+                         all[i].name.c_str());
+            std::exit(1);
+        }
+    }
+    std::printf("%-42s", what.c_str());
+    for (std::size_t i = 0; i < all.size(); ++i) {
+        std::printf("  %8.2f ns %7.2f M/s", median(ns[i]), 1e3 / median(ns[i]));
+        if (i != 0) std::printf(" %5.2f", median(ratio[i]));
+    }
+    std::printf("\n");
+}
+
+// ---- scenes
+
+struct page_map {
+    unsigned level;  // of the leaves: 1 or 2
+    word pages;
+    [[nodiscard]] unsigned shift() const { return 12 + 9 * (level - 1); }
+    [[nodiscard]] word bytes() const { return pages << shift(); }
+    // Pages lie in another order than their addresses.
+    [[nodiscard]] word place_of(word page) const { return page * 0x9e3779b1 % pages << shift(); }
+};
+
+template <class Format>
+void map(physical_memory& memory, word root, unsigned leaf_level, word address, word place)
+{
+    const auto made = [](encoded e) { return e ? e.entry : (std::abort(), 0); };
+    word table = root;
+    for (unsigned level = 4; level > leaf_level; --level) {
+        const word slot = table / 8 + (address >> (12 + 9 * (level - 1)) & 511);
+        if (memory.words[slot] == 0) {
+            const word below = memory.new_table();
+            memory.words[slot] = made(encode(kind::table, level, below, {}, Format{}));
+        }
+        table = memory.words[slot] & address_bits;
+    }
+    const word slot = table / 8 + (address >> (12 + 9 * (leaf_level - 1)) & 511);
+    memory.words[slot] = made(encode(kind::leaf, leaf_level, place, {}, Format{}));
+    // The memory type of EPT leaves is write-back; bits 5:3 of the other format are caching, too.
+    if constexpr (Format::walked_as() == regime::extended) memory.words[slot] |= Format::memory_type(6);
+}
+
+// Maps `base` and what follows to `to` and what follows.
+template <class Format>
+void map_all(physical_memory& memory, word root, const page_map& m, word base, word to)
+{
+    for (word page = 0; page < m.pages; ++page) {
+        map<Format>(memory, root, m.level, base + (page << m.shift()), to + m.place_of(page));
+    }
+}
+
+std::vector<word> addresses_in(const page_map& m, bool random, std::size_t count)
+{
+    std::mt19937_64 engine(m.pages);
+    std::vector<word> all(count);
+    for (std::size_t i = 0; i < count; ++i) {
+        const word page = random ? engine() % m.pages : i % m.pages;
+        all[i] = (page << m.shift()) + (engine() & ((word{1} << m.shift()) - 1) & ~word{7});
+    }
+    return all;
+}
+
+struct place {
+    const char* name;
+    word pages;
+    unsigned passes;
+};
+
+}  // namespace
+
+int main(int argc, char** argv)
+{
+    const int rounds = argc > 1 ? std::atoi(argv[1]) : 9;
+    if (rounds < 1) {
+        std::fprintf(stderr, "usage: bench_walks [rounds]\n");
+        return 2;
+    }
+    // Tables of 32 Kbytes, and of 64 Mbytes, in each dimension.
+    const place places[] = {{"in cache", 1 << 12, 16}, {"out of it", 1 << 23, 1}};
+    constexpr std::size_t walks = 1 << 17;
+    std::printf("%s, medians of %d rounds: by hand; library, ratio\n", __VERSION__, rounds);
+
+    const auto both = [&](const std::string& what, const scene& s, const place& p,
+                          const std::vector<contestant>& free_walks, const std::vector<contestant>& chained) {
+        compete(what + ", free", s, free_walks, static_cast<unsigned>(rounds), p.passes);
+        compete(what + ", chained", s, chained, static_cast<unsigned>(rounds), p.passes);
+    };
+
+    for (const place& p : places) {
+        for (const unsigned level : {1U, 2U}) {
+            const page_map m{level, p.pages};
+            const std::string size = level == 1 ? "4K " : "2M ";
+            physical_memory memory;
+            const word ordinary_root = memory.new_table();
+            map_all<linear>(memory, ordinary_root, m, 0, 0);
+            const word ept_root = memory.new_table();
+            map_all<host>(memory, ept_root, m, 0, 0);
+            for (const bool random : {false, true}) {
+                const std::string how = size + (random ? "random " : "sequential ") + p.name;
+                scene s{memory.words.data(), ordinary_root, 0, addresses_in(m, random, walks)};
+                both("x86 " + how, s, p,
+                     {{"by hand", hand<false>}, {"walk", library<linear, false>}, {"walk_batch", batch<linear>}},
+                     {{"by hand", hand<true>}, {"walk", library<linear, true>}});
+                s.root = ept_root;
+                both("EPT " + how, s, p,
+                     {{"by hand", hand<false>}, {"walk", library<host, false>}, {"walk_batch", batch<host>}},
+                     {{"by hand", hand<true>}, {"walk", library<host, true>}});
+            }
+        }
+        // A guest's tables stand at guest-physical addresses that the host maps to themselves,
+        // its pages anywhere above; everything in 4K pages.
+        const page_map m{1, p.pages};
+        constexpr word guest_pages_at = word{1} << 40;
+        physical_memory memory;
+        const word guest_root = memory.new_table();
+        map_all<linear>(memory, guest_root, m, 0, guest_pages_at);
+        const word guest_tables_end = memory.used;
+        const word host_root = memory.new_table();
+        for (word table = 0; table < guest_tables_end; table += 0x1000) map<host>(memory, host_root, 1, table, table);
+        map_all<host>(memory, host_root, m, guest_pages_at, 0);
+        for (const bool random : {false, true}) {
+            const scene s{memory.words.data(), host_root, guest_root, addresses_in(m, random, walks)};
+            both(std::string("x86/EPT 4K ") + (random ? "random " : "sequential ") + p.name, s, p,
+                 {{"by hand", nested_hand<false>}, {"nested_walk", nested_library<false>}},
+                 {{"by hand", nested_hand<true>}, {"nested_walk", nested_library<true>}});
+        }
+    }
+}
