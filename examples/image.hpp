@@ -24,6 +24,7 @@
 #include <string>
 #include <string_view>
 #include <system_error>
+#include <type_traits>
 #include <utility>
 #include <variant>
 #include <vector>
@@ -44,7 +45,18 @@ struct error : std::runtime_error {
 struct table {
     std::uint64_t address = 0;
     unsigned level = 0;
-    std::vector<std::uint64_t> slots = {};  ///< every entry, by index, those of 32 bits too
+    std::vector<std::uint64_t> slots = {};    ///< every entry, by index
+    std::vector<std::uint32_t> slots32 = {};  ///< the same where entries have 32 bits
+
+    template <class Word>
+    [[nodiscard]] auto& slots_of()
+    {
+        if constexpr (sizeof(Word) == sizeof(std::uint32_t)) {
+            return slots32;
+        } else {
+            return slots;
+        }
+    }
 };
 
 struct image {
@@ -61,13 +73,23 @@ struct image {
         return found == facts.end() ? otherwise : found->second;
     }
 
-    /// The entry at a physical address; null outside the tables.
-    [[nodiscard]] std::uint64_t* slot(std::uint64_t physical)
+    /// The entry at a physical address; null outside the tables. Word: std::uint32_t where
+    /// entries have 32 bits.
+    template <class Word = std::uint64_t>
+    [[nodiscard]] Word* slot(std::uint64_t physical)
     {
         const auto found = tables.find(physical & ~ptebits::ones(ptebits::base_page_shift - 1, 0));
-        if (found == tables.end() || physical < found->second.address || physical % entry_bytes != 0) return nullptr;
-        const std::uint64_t index = (physical - found->second.address) / entry_bytes;
-        return index < found->second.slots.size() ? &found->second.slots[index] : nullptr;
+        if (found == tables.end() || physical < found->second.address || physical % sizeof(Word) != 0) return nullptr;
+        auto& slots = found->second.slots_of<Word>();
+        const std::uint64_t index = (physical - found->second.address) / sizeof(Word);
+        return index < slots.size() ? &slots[index] : nullptr;
+    }
+
+    /// The tables as memory, for walks and visits.
+    template <class Word>
+    [[nodiscard]] Word* operator()(std::uint64_t physical, std::type_identity<Word> /*entry*/)
+    {
+        return slot<Word>(physical);
     }
 };
 
@@ -251,7 +273,8 @@ private:
             return std::lower_bound(lines_.begin(), lines_.end(), address,
                                     [](const entry_line& e, std::uint64_t a) { return e.address < a; });
         };
-        return {at(t.address), at(t.address + t.slots.size() * image_.entry_bytes)};
+        const std::size_t bytes = t.slots.size() * sizeof(std::uint64_t) + t.slots32.size() * sizeof(std::uint32_t);
+        return {at(t.address), at(t.address + bytes)};
     }
 
     // Enters the tables that the root reaches, level by level. A present entry is followed even
@@ -274,9 +297,12 @@ private:
                 fail(line, "table " + hex(page) + " is reached at level " + std::to_string(t.level) + " and at level " +
                                std::to_string(level));
             }
-            t.slots.resize(std::size_t{1} << format.tables().index_bits_at(level));
+            const std::size_t count = std::size_t{1} << format.tables().index_bits_at(level);
+            const bool narrow = image_.entry_bytes == sizeof(std::uint32_t);
+            (narrow ? t.slots32.resize(count) : t.slots.resize(count));
             for (entry_line& e : lines_of(t)) {
-                t.slots[(e.address - address) / image_.entry_bytes] = e.value;
+                const std::size_t index = (e.address - address) / image_.entry_bytes;
+                (narrow ? t.slots32[index] = static_cast<std::uint32_t>(e.value) : t.slots[index] = e.value);
                 e.reached = true;
             }
             todo.push_back(&t);

@@ -15,6 +15,7 @@
 
 #include <ptebits/ageing.hpp>
 #include <ptebits/text.hpp>
+#include <ptebits/visit.hpp>
 
 #include "image.hpp"
 
@@ -116,45 +117,70 @@ struct counts {
     std::uint64_t tables[max_levels + 1] = {};
     tally tallies[max_levels + 1][2];  ///< by level and kind
     std::map<std::tuple<unsigned, kind, rule, std::uint64_t>, breach, std::greater<>> breaches;
-    std::vector<std::uint64_t*> pages;  ///< leaves that map a page, tracked ones too
+    std::uint64_t pages = 0;      ///< leaves that map a page, tracked ones too
+    std::uint64_t young[2] = {};  ///< pages, by ageing pass
 };
+
+template <class Format, class By>
+bool is_tracked_by(const By& by, std::uint64_t entry, const Format& /*format*/)
+{
+    if constexpr (std::is_same_v<By, kvm_tracking>) return is_tracked(entry, by);
+    return false;
+}
+
+/// Shows `look` every entry that is not 0, each table once. Entries are followed also where
+/// they break a rule, as the reader of images does.
+template <class Format, class Look>
+void visit_all(ptimg::image& image, const Format& format, const Look& look)
+{
+    std::vector<std::uint64_t> words(2 * image.tables.size());
+    table_set once(words.data(), words.size());
+    const auto show = [&](const auto& e) {
+        look(e);
+        return visit_next::into;
+    };
+    visit(format, image.root, {}, image, show, &once);
+}
 
 /// `by` is what age() takes: the format, or kvm_tracking.
 template <class Format, class By>
 counts count(ptimg::image& image, const Format& format, const By& by)
 {
     counts c;
-    for (auto& [page, t] : image.tables) {
-        ++c.tables[t.level];
-        for (std::uint64_t& slot : t.slots) {
-            const std::uint64_t entry = slot;
-            if (entry == 0) continue;
-            const kind k = kind_of(entry, t.level, format);
-            const layout& l = format.layout_at(t.level, k);
-            tally& n = c.tallies[t.level][static_cast<unsigned>(k)];
-            bool tracked = false;
-            if constexpr (std::is_same_v<By, kvm_tracking>) tracked = is_tracked(entry, by);
-            n.tracked += tracked;
-            if (present(entry, format)) {
-                ++n.present;
-            } else {
-                ++n.not_present;
-                if (!tracked) continue;
-            }
-            if (const finding found = diagnose(entry, t.level, format)) {
-                ++n.broken;
-                breach& b = c.breaches[{t.level, k, found.broken, found.bits & entry}];
-                if (b.count++ == 0) {
-                    b.address = t.address + static_cast<std::uint64_t>(&slot - t.slots.data()) * image.entry_bytes;
-                    b.entry = entry;
-                }
-                continue;
-            }
-            n.young += (entry & l.mask(role::accessed)) != 0;
-            n.dirty += (entry & l.mask(role::dirty)) != 0;
-            n.software |= entry & l.mask(role::software);
-            if (k == kind::leaf) c.pages.push_back(&slot);
+    for (const auto& [page, t] : image.tables) ++c.tables[t.level];
+    // Ageing leaves alone what is not present, but for what the host tracks, and what breaks a rule.
+    const auto is_page = [&](const auto& e) {
+        const bool mapped = present(e.entry, format) || is_tracked_by(by, e.entry, format);
+        return e.is == kind::leaf && mapped && legal(e.entry, e.level, format);
+    };
+    visit_all(image, format, [&](const auto& e) {
+        const std::uint64_t entry = e.entry;
+        const layout& l = format.layout_at(e.level, e.is);
+        tally& n = c.tallies[e.level][static_cast<unsigned>(e.is)];
+        const bool tracked = is_tracked_by(by, entry, format);
+        n.tracked += tracked;
+        if (present(entry, format)) {
+            ++n.present;
+        } else {
+            ++n.not_present;
+            if (!tracked) return;
         }
+        if (const finding found = diagnose(entry, e.level, format)) {
+            ++n.broken;
+            breach& b = c.breaches[{e.level, e.is, found.broken, found.bits & entry}];
+            if (b.count++ == 0 || e.slot_address < b.address) {
+                b.address = e.slot_address;
+                b.entry = entry;
+            }
+            return;
+        }
+        n.young += (entry & l.mask(role::accessed)) != 0;
+        n.dirty += (entry & l.mask(role::dirty)) != 0;
+        n.software |= entry & l.mask(role::software);
+        c.pages += is_page(e);
+    });
+    for (std::uint64_t& pass : c.young) {
+        visit_all(image, format, [&](const auto& e) { pass += is_page(e) && age(*e.slot, by); });
     }
     return c;
 }
@@ -190,11 +216,7 @@ void report(ptimg::image& image, const Format& format, const By& by)
                   << "): " << b.count << ", the first " << hex(b.entry) << " at " << hex(b.address) << '\n';
     }
 
-    std::uint64_t young[2] = {};
-    for (std::uint64_t& pass : young) {
-        for (std::uint64_t* slot : c.pages) pass += age(*slot, by);
-    }
-    std::cout << "ageing: " << c.pages.size() << " pages, " << young[0] << " young in the first pass, " << young[1]
+    std::cout << "ageing: " << c.pages << " pages, " << c.young[0] << " young in the first pass, " << c.young[1]
               << " in the second\n";
 }
 

@@ -124,9 +124,10 @@ TEST_CASE("32-bit entries")
                                       "1008 800087\n"
                                       "2ffc fffff067\n");
     CHECK(image.entry_bytes == 4);
-    CHECK(image.tables.at(0x2000).slots.size() == 1024);
-    REQUIRE(image.slot(0x2ffc) != nullptr);
-    CHECK(*image.slot(0x2ffc) == 0xffff'f067);
+    CHECK(image.tables.at(0x2000).slots32.size() == 1024);
+    REQUIRE(image.slot<std::uint32_t>(0x2ffc) != nullptr);
+    CHECK(*image.slot<std::uint32_t>(0x2ffc) == 0xffff'f067);
+    CHECK(image.slot(0x2ff8) == nullptr);
 
     // Without CR4.PSE bit 7 does not make a leaf.
     CHECK(reason("# format=x86 levels=2 root=1000 maxphyaddr=36 cr4=0 efer=0 tables=2\n1008 800087\n") == "no error");
