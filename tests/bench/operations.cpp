@@ -139,6 +139,60 @@ template <unsigned Shift>
     return true;
 }
 
+[[gnu::noinline]] bool library_clear_quietly(word& slot) { return clear(slot, host::accessed), true; }
+[[gnu::noinline]] bool obvious_clear_quietly(word& slot) { return ref(slot).fetch_and(~word{0x100}), true; }
+[[gnu::noinline]] bool kernel_clear_quietly(word& slot)
+{
+    asm volatile("lock andq %1, %0" : "+m"(slot) : "i"(~0x100) : "memory");
+    return true;
+}
+
+[[gnu::noinline]] bool library_unmap(word& slot) { return unmap(slot, host{}) != 0; }
+[[gnu::noinline]] bool obvious_unmap(word& slot) { return ref(slot).exchange(0) != 0; }
+[[gnu::noinline]] bool kernel_unmap(word& slot)
+{
+    word old = 0;
+    asm volatile("xchgq %0, %1" : "+r"(old), "+m"(slot) : : "memory");
+    return old != 0;
+}
+
+// One bit that is cleared where it is set in a present entry: D, then W.
+[[gnu::noinline]] bool library_clear_dirty(word& slot) { return clear_dirty(slot, host{}); }
+[[gnu::noinline]] bool library_write_protect(word& slot) { return write_protect(slot, host{}); }
+
+[[gnu::noinline]] bool library_mark(word& slot) { return mark_accessed(slot, host{}); }
+[[gnu::noinline]] bool obvious_mark(word& slot)
+{
+    const word entry = ref(slot).load(std::memory_order_acquire);
+    if ((entry & 0x7) == 0 || (entry & 0x100) != 0) return false;
+    return (ref(slot).fetch_or(0x100) & 0x100) == 0;
+}
+[[gnu::noinline]] bool kernel_mark(word& slot)
+{
+    const word entry = read_once(slot);
+    if ((entry & 0x7) == 0 || (entry & 0x100) != 0) return false;
+    return !kernel_test_and_set<8>(slot);
+}
+
+using tracked = access_tracking<ept<ept_features{.accessed_dirty = false}>, 54>;
+constexpr word aside(word entry) { return (entry & ~word{7}) | (entry & 5) << 54; }
+[[gnu::noinline]] bool library_track(word& slot) { return age(slot, tracked{}); }
+[[gnu::noinline]] bool obvious_track(word& slot)
+{
+    word entry = ref(slot).load(std::memory_order_acquire);
+    if ((entry & 0x7) == 0) return false;
+    ref(slot).compare_exchange_strong(entry, aside(entry));
+    return true;
+}
+[[gnu::noinline]] bool kernel_track(word& slot)
+{
+    word entry = read_once(slot);
+    if ((entry & 0x7) == 0) return false;
+    const word wanted = aside(entry);
+    asm volatile("lock cmpxchgq %2, %1" : "+a"(entry), "+m"(slot) : "r"(wanted) : "memory");
+    return true;
+}
+
 [[gnu::noinline]] bool nothing(word&) { return true; }
 
 struct contest {
@@ -159,6 +213,12 @@ const contest contests[] = {
     {"test_and_set 8", 0x1007, library_set<8>, obvious_set<8>, kernel_set<8>},
     {"test_and_set 63", 0x1007, library_set<63>, obvious_set<63>, kernel_set<63>},
     {"set", 0x1007, library_set_quietly, obvious_set_quietly, kernel_set_quietly},
+    {"clear", 0x1107, library_clear_quietly, obvious_clear_quietly, kernel_clear_quietly},
+    {"unmap", 0x1107, library_unmap, obvious_unmap, kernel_unmap},
+    {"clear_dirty", 0x1207, library_clear_dirty, obvious_age<0x200>, kernel_age<9>},
+    {"write_protect", 0x1007, library_write_protect, obvious_age<0x2>, kernel_age<1>},
+    {"mark_accessed", 0x1007, library_mark, obvious_mark, kernel_mark},
+    {"age by tracking", 0x1007, library_track, obvious_track, kernel_track},
 };
 
 constexpr std::size_t slot_count = 256;

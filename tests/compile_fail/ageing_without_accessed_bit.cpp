@@ -1,6 +1,6 @@
 // expect: ptebits: this format has no accessed bit
 // SPDX-License-Identifier: BSL-1.0
-#include <ptebits/entry.hpp>
+#include <ptebits/ageing.hpp>
 #include <ptebits/ept.hpp>
 
 #ifdef PTEBITS_CONTROL
@@ -9,6 +9,6 @@ using format = ptebits::ept<ptebits::ept_features{.accessed_dirty = true}>;
 using format = ptebits::ept<ptebits::ept_features{.accessed_dirty = false}>;
 #endif
 
-bool aged(std::uint64_t entry) { return young(entry, format{}); }
+bool aged(std::uint64_t& slot) { return age(slot, format{}); }
 
 int main() {}
