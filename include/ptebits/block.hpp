@@ -29,7 +29,7 @@ inline constexpr std::size_t block_slots = 64;
 /// A block's bits from those of its eight cache lines: line(n) is asked in order, as
 /// prefetchers like it. Inlined by force as its parts are: GCC at -O2 would call each.
 template <class Line>
-[[nodiscard, gnu::always_inline]] inline std::uint64_t by_lines(Line line) noexcept
+[[nodiscard]] PTEBITS_INLINE inline std::uint64_t by_lines(Line line) noexcept
 {
     std::uint64_t found = line(0);
     found |= line(1) << 8;
@@ -49,7 +49,7 @@ template <slot_word Word, class Flag>
     using quads = long long __attribute__((vector_size(64), may_alias));
     const unsigned to_sign = 63 - flag.flag().shift();
     const auto* const at = reinterpret_cast<const volatile quads*>(slots);
-    return by_lines([&](unsigned line) __attribute__((always_inline)) {
+    return by_lines([&](unsigned line) PTEBITS_INLINE {
         return std::uint64_t{static_cast<std::uint8_t>(__builtin_ia32_cvtq2mask512(at[line] << to_sign))};
     });
 }
@@ -64,7 +64,7 @@ template <slot_word Word, class Flag>
     using floats = float __attribute__((vector_size(32)));
     const unsigned to_sign = 63 - flag.flag().shift();
     const auto* const at = reinterpret_cast<const volatile quads*>(slots);
-    return by_lines([&](unsigned line) __attribute__((always_inline)) {
+    return by_lines([&](unsigned line) PTEBITS_INLINE {
         // The bit as sign of eight ints, these put in order, and their signs gathered.
         const ints low = reinterpret_cast<ints>(at[2 * line] << to_sign);
         const ints high = reinterpret_cast<ints>(at[2 * line + 1] << to_sign);
@@ -84,15 +84,15 @@ template <slot_word Word, class Flag>
     const unsigned shift = flag.flag().shift();
     const auto* const at = reinterpret_cast<const volatile quads*>(slots);
     // The bit as sign of four ints, narrowed with their signs to words, then to bytes.
-    const auto four = [&](unsigned i) __attribute__((always_inline)) {
+    const auto four = [&](unsigned i) PTEBITS_INLINE {
         const ints low = reinterpret_cast<ints>(at[i]);
         const ints high = reinterpret_cast<ints>(at[i + 1]);
         return shift < 32 ? __builtin_shufflevector(low, high, 0, 2, 4, 6) << (31 - shift)
                           : __builtin_shufflevector(low, high, 1, 3, 5, 7) << (63 - shift);
     };
     const auto eight = [&](unsigned i)
-                           __attribute__((always_inline)) { return __builtin_ia32_packssdw128(four(i), four(i + 2)); };
-    const auto sixteen = [&](unsigned i) __attribute__((always_inline)) {
+                           PTEBITS_INLINE { return __builtin_ia32_packssdw128(four(i), four(i + 2)); };
+    const auto sixteen = [&](unsigned i) PTEBITS_INLINE {
         const auto signs = __builtin_ia32_packsswb128(eight(i), eight(i + 4));
         return std::uint64_t{static_cast<unsigned>(__builtin_ia32_pmovmskb128(signs))};
     };
@@ -111,11 +111,11 @@ template <slot_word Word, class Flag>
     const unsigned shift = flag.flag().shift() % 32;
     const auto* const at = reinterpret_cast<const volatile halves*>(slots) + flag.flag().shift() / 32;
     // Each bit next to its neighbour's: by one instruction that shifts and adds.
-    const auto one = [&](unsigned i) __attribute__((always_inline)) { return std::uint64_t{at[2 * i] & 1U << shift}; };
-    const auto four = [&](unsigned i) __attribute__((always_inline)) {
+    const auto one = [&](unsigned i) PTEBITS_INLINE { return std::uint64_t{at[2 * i] & 1U << shift}; };
+    const auto four = [&](unsigned i) PTEBITS_INLINE {
         return one(i) + 2 * one(i + 1) + 4 * one(i + 2) + 8 * one(i + 3);
     };
-    const auto eight = [&](unsigned line) __attribute__((always_inline)) {
+    const auto eight = [&](unsigned line) PTEBITS_INLINE {
         return (four(8 * line) + 16 * four(8 * line + 4)) >> shift;
     };
     return by_lines(eight);

@@ -98,7 +98,7 @@ struct permissions {
 /// What an entry of this layout allows. A permission that the entry has no bit for is
 /// granted; nothing is granted if the entry is not present.
 template <entry_format F>
-[[nodiscard]] constexpr permissions permissions_in(std::uint64_t entry, const layout& l, const F& format) noexcept
+[[nodiscard]] PTEBITS_INLINE constexpr permissions permissions_in(std::uint64_t entry, const layout& l, const F& format) noexcept
 {
     const auto granted = [&](role r) { return (entry & l.mask(r)) == l.mask(r); };
     const bool user = granted(role::user);
@@ -116,21 +116,32 @@ template <entry_format F>
 
 /// The permissions of several entries of one walk together: each must grant.
 struct permission_fold {
-    std::uint64_t granted = ~std::uint64_t{0};  ///< permission bits, anded
-    std::uint64_t denied = 0;                   ///< execute-disable bits, ored
+    std::uint64_t granted = ~std::uint64_t{0};  ///< the entries, anded
+    std::uint64_t denied = 0;                   ///< the entries, ored
 
-    /// An entry without a bit for a permission (PAE's top level) takes nothing away.
-    constexpr void add(std::uint64_t entry, const layout& l) noexcept
+    /// What an entry of one layout does not say about permissions, held against a page's. One
+    /// without a bit for a permission (PAE's top level) takes nothing away.
+    struct silence {
+        std::uint64_t granted;
+        std::uint64_t denied;
+    };
+    [[nodiscard]] static constexpr silence silent_in(const layout& l, const layout& page) noexcept
     {
-        granted &= entry | ~(grants(l) | l.mask(role::present));
-        denied |= entry & l.mask(role::execute_disable);
+        return {grants(page) & ~grants(l), denies(page) & ~denies(l)};
+    }
+
+    PTEBITS_INLINE constexpr void add(std::uint64_t entry, silence s) noexcept
+    {
+        granted &= entry | s.granted;
+        denied |= entry & ~s.denied;
     }
 
     template <entry_format F>
-    [[nodiscard]] constexpr permissions result(const F& format) const noexcept
+    [[nodiscard]] PTEBITS_INLINE constexpr permissions result(const F& format) const noexcept
     {
         const layout& page = format.layout_at(1, kind::leaf);
-        return permissions_in((granted & (grants(page) | page.mask(role::present))) | denied, page, format);
+        const std::uint64_t kept = grants(page) | page.mask(role::present);
+        return permissions_in((granted & kept) | (denied & denies(page)), page, format);
     }
 
 private:
@@ -138,6 +149,10 @@ private:
     {
         return l.mask(role::read) | l.mask(role::write) | l.mask(role::execute) | l.mask(role::user_execute) |
                l.mask(role::user);
+    }
+    [[nodiscard]] static constexpr std::uint64_t denies(const layout& l) noexcept
+    {
+        return l.mask(role::execute_disable);
     }
 };
 

@@ -10,6 +10,14 @@
 #include <intrin.h>
 #endif
 
+// Inlined whatever the compiler's measure says, where only then what a caller does not use
+// costs nothing. For the library's own functions.
+#if defined(__GNUC__) || defined(__clang__)
+#define PTEBITS_INLINE __attribute__((always_inline))
+#else
+#define PTEBITS_INLINE
+#endif
+
 namespace ptebits {
 
 /// Broken preconditions, one name each. In a constant expression the compiler prints the

@@ -327,6 +327,20 @@ private:
 #endif
 };
 
+/// Asks for the cache line of a slot that will be looked at soon. A hint, without an effect.
+template <slot_word Word>
+constexpr void prefetch([[maybe_unused]] const Word* slot) noexcept
+{
+    if (std::is_constant_evaluated()) return;
+#if defined(__GNUC__) || defined(__clang__)
+    __builtin_prefetch(slot);
+#elif defined(_M_ARM64)
+    __prefetch(slot);
+#else
+    _mm_prefetch(reinterpret_cast<const char*>(slot), _MM_HINT_T0);
+#endif
+}
+
 /// Whether this access may be taken to be the CPU's own to plain memory, so that several
 /// slots may be looked at, or exchanged, at once. A policy of one's own, a sanitizer and
 /// other targets see one slot at a time.

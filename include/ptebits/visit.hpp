@@ -143,7 +143,7 @@ constexpr visit_summary visit(const F& format, std::uint64_t root, address_range
             const kind is = kind_of(entry, level, format);
             const layout& l = format.layout_at(level, is);
             permission_fold rights = f.above;
-            rights.add(entry, l);
+            rights.add(entry, permission_fold::silent_in(l, format.layout_at(1, kind::leaf)));
             const bool high = t.canonical && (address >> (t.address_bits() - 1)) != 0;
             const visit_next wanted = visitor(visited_entry<word>{level, is, high ? address | ~all : address, shift,
                                                                   slot, slot_address, entry, rights.result(format)});

@@ -19,6 +19,7 @@ namespace ptebits {
 
 namespace broken {
 [[noreturn]] inline void memory_has_slots_of_another_size() noexcept { stop(); }
+[[noreturn]] inline void memory_is_read_only() noexcept { stop(); }
 }  // namespace broken
 
 // ---- what is asked
@@ -113,7 +114,7 @@ concept walkable_format = entry_format<F> && requires(const F& f) {
 // ---- rights
 
 /// Whether the page's protection key denies a data access. Intel SDM volume 3, "Protection Keys".
-[[nodiscard]] constexpr bool key_denies(unsigned key, const permissions& page, const memory_access& a,
+[[nodiscard]] PTEBITS_INLINE constexpr bool key_denies(unsigned key, permissions page, const memory_access& a,
                                         const cpu_controls& cpu) noexcept
 {
     if (a.fetches() || !(page.user ? cpu.user_keys : cpu.supervisor_keys)) return false;
@@ -125,7 +126,7 @@ concept walkable_format = entry_format<F> && requires(const F& f) {
 
 /// Whether permissions allow an access, protection keys aside. Intel SDM volume 3,
 /// "Determination of Access Rights"; AMD APM volume 2, "Page-Protection Checks".
-[[nodiscard]] constexpr bool allows(const permissions& page, const memory_access& a, const cpu_controls& cpu,
+[[nodiscard]] PTEBITS_INLINE constexpr bool allows(permissions page, const memory_access& a, const cpu_controls& cpu,
                                     regime walked_as) noexcept
 {
     if (walked_as != regime::ordinary) {
@@ -218,116 +219,175 @@ template <slot_word Word, class Memory>
 
 /// One walk over tables whose entries have the size of Word. Kept apart from walk() so
 /// that the size is known where memory is reached.
+///
+/// What lies on the way of a walk that reaches its page is inlined by force, so that
+/// compilers leave out what the caller does not look at. An entry costs one comparison with
+/// constants where the format is one; what that leaves open is looked into apart.
 template <slot_word Word, walkable_format F, class Memory, slot_access Access>
 class table_walk {
 public:
     constexpr table_walk(const F& format, Memory& memory, Access how) : format_(format), memory_(memory), how_(how) {}
 
     /// Looks, and sets A and D where all is allowed; starts over if an entry changed meanwhile.
-    constexpr walk_result run(std::uint64_t root, std::uint64_t address, const memory_access& a,
-                              const cpu_controls& cpu, update_flags update)
+    PTEBITS_INLINE constexpr walk_result run(std::uint64_t root, std::uint64_t address, const memory_access& a,
+                                             const cpu_controls& cpu, update_flags update)
     {
         walk_result r;
-        // Cleared apart, place by place, so that compilers drop it where nobody looks at the path.
-        static_assert(max_levels == 5);
-        r.path[0] = r.path[1] = r.path[2] = r.path[3] = r.path[4] = walk_step{};
-        for (;;) {
-            look(r, root, address, a, cpu);
-            const bool needed = update == update_flags::yes || updates_may_fault();
-            if (!r || !needed || set_flags(r, a, update)) return r;
-            r = {};
-        }
+        if (!run_once(r, root, address, a, cpu, update)) run_again(r, root, address, a, cpu, update);
+        return r;
     }
 
-    /// The same for several addresses. First the entries of a group are fetched side by side,
-    /// level by level, so that the waits for memory overlap; then each walk finds them near.
+    /// The same for several addresses, in groups: the entries of one group are fetched before
+    /// the group ahead of it is walked, and so are near when its turn comes.
     constexpr void run_batch(std::uint64_t root, const std::uint64_t* addresses, std::size_t count,
                              const memory_access& a, const cpu_controls& cpu, update_flags update, walk_result* results)
     {
-        constexpr std::size_t group = 32;  // more than the loads that a core keeps under way
-        for (std::size_t first = 0; first < count; first += group) {
-            const std::size_t n = count - first < group ? count - first : group;
-            std::uint64_t at[group];
-            for (std::size_t i = 0; i < n; ++i) {
-                at[i] = refusal(addresses[first + i]) == fault_kind::none ? root : ended;
-            }
-            fetch<max_levels>(addresses + first, at, n);
-            for (std::size_t i = first; i < first + n; ++i) results[i] = run(root, addresses[i], a, cpu, update);
+        constexpr std::size_t group = 16;  // about as many as a core fetches at once
+        slot_pointer slots[group];
+        std::size_t walked = 0;
+        for (std::size_t fetched = 0; walked < count;) {
+            const std::size_t walk_to = fetched;
+            const std::size_t n = count - fetched < group ? count - fetched : group;
+            fetch(root, addresses + fetched, slots, n);
+            fetched += n;
+            const std::size_t end = n != 0 ? walk_to : count;
+            for (; walked < end; ++walked) results[walked] = run(root, addresses[walked], a, cpu, update);
         }
     }
 
 private:
+    using slot_pointer = std::invoke_result_t<decltype(slot_in<Word, Memory>), Memory&, std::uint64_t>;
+
     /// What is carried from entry to entry.
     struct progress {
         std::uint64_t table = 0;
+        slot_pointer slot = nullptr;  // of the entry that comes next
+        std::uint64_t slot_address = 0;
         std::uint64_t leaf = 0;
         permission_fold rights;
     };
 
-    constexpr void look(walk_result& r, std::uint64_t root, std::uint64_t address, const memory_access& a,
-                        const cpu_controls& cpu)
+    /// Returns false where an entry changed after it was judged.
+    PTEBITS_INLINE constexpr bool run_once(walk_result& r, std::uint64_t root, std::uint64_t address,
+                                           const memory_access& a, const cpu_controls& cpu, update_flags update)
+    {
+        progress at;
+        if (enter(r, at, root, address)) descend(r, at, address);
+        return settle(r, at, a, cpu, update);
+    }
+    constexpr void run_again(walk_result& r, std::uint64_t root, std::uint64_t address, const memory_access& a,
+                             const cpu_controls& cpu, update_flags update)
+    {
+        do {
+            r = {};
+        } while (!run_once(r, root, address, a, cpu, update));
+    }
+
+    // ---- one entry
+
+    /// Whether there is an entry to look at.
+    PTEBITS_INLINE constexpr bool enter(walk_result& r, progress& at, std::uint64_t root,
+                                        std::uint64_t address) const noexcept
     {
         r.fault = refusal(address);
-        if (!r) return;
-        progress at;
         at.table = root;
-        switch (format_.tables().levels) {
-        case 5:
-            step<5>(r, at, address);
-            break;
-        case 4:
-            step<4>(r, at, address);
-            break;
-        case 3:
-            step<3>(r, at, address);
-            break;
-        case 2:
-            step<2>(r, at, address);
-            break;
-        case 1:
-            step<1>(r, at, address);
-            break;
-        default:  // a format that is wrong: nothing is present
-            r.fault = fault_kind::not_present;
-            break;
-        }
-        finish(r, at, a, cpu);
+        if (!r) clear_path(r, 0);
+        return static_cast<bool>(r);
     }
 
-    /// Judges the access by all entries read.
-    constexpr void finish(walk_result& r, const progress& at, const memory_access& a,
-                          const cpu_controls& cpu) const noexcept
-    {
-        if (r.steps == 0) return;
-        r.allowed = at.rights.result(format_);
-        if (r) judge(r, at.leaf, a, cpu);
-    }
-
-    /// Touches the entries of one level, then of those below it. `at` is the table of each
-    /// address, `ended` where there is none.
-    template <unsigned Level>
-    constexpr void fetch(const std::uint64_t* addresses, std::uint64_t* at, std::size_t n) const
+    /// Physical address of the slot of a level.
+    [[nodiscard]] PTEBITS_INLINE constexpr std::uint64_t slot_address(std::uint64_t table, unsigned level,
+                                                                      std::uint64_t address) const noexcept
     {
         const shape& t = format_.tables();
-        if (Level <= t.levels) {
-            const layout& l = format_.layout_at(Level, kind::table);
-            for (std::size_t i = 0; i < n; ++i) {
-                if (at[i] == ended) continue;
-                const std::uint64_t index = addresses[i] >> t.page_shift(Level) & ones(t.index_bits_at(Level) - 1, 0);
-                const auto* const slot = slot_in<Word>(memory_, at[i] + index * sizeof(Word));
-                const std::uint64_t entry = slot != nullptr ? how_.load(*slot) : 0;
-                const bool below = present(entry, format_) && kind_of(entry, Level, format_) == kind::table;
-                at[i] = below ? l.address_in(entry) : ended;
+        const std::uint64_t index = address >> t.page_shift(level) & ones(t.index_bits_at(level) - 1, 0);
+        return table + index * sizeof(Word);
+    }
+
+    /// Finds the slot of a level; without one the walk ends.
+    PTEBITS_INLINE constexpr bool find(walk_result& r, progress& at, unsigned level, std::uint64_t address)
+    {
+        at.slot_address = slot_address(at.table, level, address);
+        at.slot = slot_in<Word>(memory_, at.slot_address);
+        if (at.slot != nullptr) return true;
+        r.fault = fault_kind::memory_absent;
+        end(r, level, format_.tables().levels - level);
+        return false;
+    }
+
+    /// Looks at the entry in the slot that was found. Returns whether it refers to a table,
+    /// else the walk ends. The level is a number, or a constant where the format is one.
+    template <class Level>
+    PTEBITS_INLINE constexpr bool look(walk_result& r, progress& at, Level level, std::uint64_t address)
+    {
+        const shape& t = format_.tables();
+        const std::uint64_t entry = how_.load(*at.slot);
+        const unsigned step = t.levels - level;
+        r.path[step] = {at.slot_address, entry};
+        const bool sure = surely<kind::table>(entry, level);
+        if (sure || kind_of(entry, level, format_) == kind::table) {
+            at.rights.add(entry, silence<kind::table>(level));
+            at.table = format_.layout_at(level, kind::table).address_in(entry);
+            if (sure || usable(r, entry, level)) return true;
+            end(r, level, step + 1);
+            return false;
+        }
+        at.rights.add(entry, silence<kind::leaf>(level));
+        at.leaf = entry;
+        if (surely<kind::leaf>(entry, level) || usable(r, entry, level)) {
+            const layout& l = format_.layout_at(level, kind::leaf);
+            r.address = l.address_in(entry) | (address & ones(t.page_shift(level) - 1, 0));
+            r.page_shift = t.page_shift(level);
+            r.memory_type = entry & l.mask(role::memory_type);
+        }
+        end(r, level, step + 1);
+        return false;
+    }
+
+    /// Fills in where a walk ended, after so many entries.
+    PTEBITS_INLINE constexpr void end(walk_result& r, unsigned level, unsigned steps) const noexcept
+    {
+        r.level = level;
+        r.top_level = format_.tables().levels;
+        r.steps = steps;
+        clear_path(r, steps);
+    }
+
+    /// Clears the path behind its entries; place by place, so that compilers drop it where
+    /// nobody looks at the path.
+    PTEBITS_INLINE static constexpr void clear_path(walk_result& r, unsigned steps) noexcept
+    {
+        static_assert(max_levels == 5);
+        if (steps <= 0) r.path[0] = {};
+        if (steps <= 1) r.path[1] = {};
+        if (steps <= 2) r.path[2] = {};
+        if (steps <= 3) r.path[3] = {};
+        if (steps <= 4) r.path[4] = {};
+    }
+
+    /// Uses the entries from the top level down.
+    PTEBITS_INLINE constexpr void descend(walk_result& r, progress& at, std::uint64_t address)
+    {
+        if constexpr (static_masks<F>) {
+            descend_from<F::tables().levels>(r, at, address);
+        } else {
+            for (unsigned level = format_.tables().levels; level != 0; --level) {
+                if (!find(r, at, level, address) || !look(r, at, level, address)) return;
             }
         }
-        if constexpr (Level > 1) fetch<Level - 1>(addresses, at, n);
     }
-    static constexpr std::uint64_t ended = ~std::uint64_t{0};
+    template <unsigned Level>
+    PTEBITS_INLINE constexpr void descend_from(walk_result& r, progress& at, std::uint64_t address)
+    {
+        if (!find(r, at, Level, address) || !look(r, at, std::integral_constant<unsigned, Level>{}, address)) return;
+        if constexpr (Level > 1) descend_from<Level - 1>(r, at, address);
+    }
 
     /// Why no entry is even looked at.
-    [[nodiscard]] constexpr fault_kind refusal(std::uint64_t address) const noexcept
+    [[nodiscard]] PTEBITS_INLINE constexpr fault_kind refusal(std::uint64_t address) const noexcept
     {
         const shape& t = format_.tables();
+        if (t.levels == 0) return fault_kind::not_present;  // a format that is wrong
         const unsigned bits_used = t.address_bits();
         if (t.canonical) {
             const std::uint64_t shifted = address + (std::uint64_t{1} << (bits_used - 1));
@@ -336,88 +396,102 @@ private:
         return address >> bits_used != 0 ? fault_kind::address_too_wide : fault_kind::none;
     }
 
-    /// Uses the entry of one level, then those below it.
-    template <unsigned Level>
-    constexpr void step(walk_result& r, progress& at, std::uint64_t address)
+    /// Why the MMU does not go on with an entry.
+    struct objection {
+        std::uint64_t bits = 0;
+        fault_kind fault = fault_kind::none;
+        rule broken = rule::none;
+    };
+    [[nodiscard]] constexpr objection object_to(std::uint64_t entry, unsigned level) const noexcept
     {
-        const shape& t = format_.tables();
-        const std::uint64_t index = address >> t.page_shift(Level) & ones(t.index_bits_at(Level) - 1, 0);
-        const std::uint64_t slot_address = at.table + index * sizeof(Word);
-        r.level = Level;
-        const auto* const slot = slot_in<Word>(memory_, slot_address);
-        if (slot == nullptr) {
-            r.fault = fault_kind::memory_absent;
-            return;
-        }
-        // The place in the path is a constant where the format is one, so that a caller who
-        // does not look at the path does not pay for it.
-        const std::uint64_t entry = how_.load(*slot);
-        r.path[t.levels - Level] = {slot_address, entry};
-        r.steps = t.levels - Level + 1;
-        r.top_level = t.levels;
-        if (kind_of(entry, Level, format_) == kind::leaf) {
-            if (!usable<Level, kind::leaf>(r, at, entry)) return;
-            const layout& l = format_.layout_at(Level, kind::leaf);
-            at.leaf = entry;
-            r.page_shift = t.page_shift(Level);
-            r.address = l.address_in(entry) | (address & ones(t.page_shift(Level) - 1, 0));
-            r.memory_type = entry & l.mask(role::memory_type);
-        } else if constexpr (Level > 1) {
-            if (!usable<Level, kind::table>(r, at, entry)) return;
-            at.table = format_.layout_at(Level, kind::table).address_in(entry);
-            step<Level - 1>(r, at, address);
-        }
+        if (!present(entry, format_)) return {0, fault_kind::not_present, rule::none};
+        const finding f = diagnose(entry, level, format_);
+        return f ? objection{f.bits, breach(level), f.broken} : objection{};
     }
 
-    /// Whether the MMU goes on with an entry; if not, why.
-    template <unsigned Level, kind Kind>
-    constexpr bool usable(walk_result& r, progress& at, std::uint64_t entry) const noexcept
+    /// Whether the MMU goes on with an entry. Nothing but values is passed on, so that the
+    /// result need not be in memory.
+    PTEBITS_INLINE constexpr bool usable(walk_result& r, std::uint64_t entry, unsigned level) const noexcept
     {
-        at.rights.add(entry, format_.layout_at(Level, Kind));
-        if (plain<Level, Kind>(entry)) return true;
-        if (!present(entry, format_)) {
-            r.fault = fault_kind::not_present;
-            return false;
-        }
-        const finding f = diagnose(entry, Level, format_);
-        if (!f) return true;
-        r.fault = breach(Level);
-        r.broken = f.broken;
-        r.bits = f.bits;
-        return false;
+        const objection o = object_to(entry, level);
+        r.fault = o.fault;
+        r.broken = o.broken;
+        r.bits = o.bits;
+        return static_cast<bool>(r);
     }
 
-    /// Whether an entry is surely present and legal, by two tests against constants where the
-    /// format is one. What they leave open is looked into.
-    template <unsigned Level, kind Kind>
-    [[nodiscard]] static constexpr bool plain(std::uint64_t entry) noexcept
+    /// A test that only present and legal entries of one kind pass, not all of them: some bits
+    /// have one value; and where combinations of the six lowest are forbidden, these are
+    /// among those that are not. By default nothing passes.
+    struct quick_test {
+        std::uint64_t mask = 0;
+        std::uint64_t value = 0;
+        bool by_low_bits = true;
+        std::uint64_t low_bits = 0;  // bit n: n is good
+    };
+
+    [[nodiscard]] static constexpr quick_test quick_test_of(unsigned level, kind k) noexcept
+    {
+        if (!F::exists(level, k)) return {};
+        const std::uint64_t page_size = F::layout_at(level, kind::leaf).mask(role::page_size);
+        const std::uint64_t present_bit = F::present_mask() & ~(F::present_mask() - 1);
+        const std::uint64_t mask = F::layout_at(level, k).mask(role::reserved) | page_size | present_bit;
+        const std::uint64_t value = present_bit | (k == kind::leaf ? page_size : 0);
+        std::uint64_t good = 0;
+        bool all_good = true;
+        for (std::uint64_t low = 0; low < 64; ++low) {
+            if (((low ^ value) & mask & 63) != 0) continue;
+            bool breaks = false;
+            for (const combination& c : F::combinations()) {
+                breaks = breaks || (c.in.contains(level, k) && (low & c.mask) == (c.value & 63));
+            }
+            all_good = all_good && !breaks;
+            if (!breaks) good |= std::uint64_t{1} << low;
+        }
+        if (all_good) return {mask, value, false, good};
+        return {mask & ~std::uint64_t{63}, value & ~std::uint64_t{63}, true, good};
+    }
+
+    template <kind Kind, class Level>
+    [[nodiscard]] PTEBITS_INLINE static constexpr bool surely([[maybe_unused]] std::uint64_t entry, Level) noexcept
     {
         if constexpr (static_masks<F>) {
-            constexpr std::uint64_t good = plain_low_bits(Level, Kind);
-            return (entry & F::layout_at(Level, Kind).mask(role::reserved)) == 0 && (good >> (entry & 63) & 1) != 0;
+            constexpr quick_test test = quick_test_of(Level::value, Kind);
+            if ((entry & test.mask) != test.value) return false;
+            return !test.by_low_bits || (test.low_bits >> (entry & 63) & 1) != 0;
         } else {
             return false;
         }
     }
 
-    /// Bit n: an entry whose six low bits are n is present and breaks no combination, whatever
-    /// its other bits.
-    [[nodiscard]] static constexpr std::uint64_t plain_low_bits(unsigned level, kind k) noexcept
+    template <kind Kind, class Level>
+    [[nodiscard]] PTEBITS_INLINE constexpr permission_fold::silence silence([[maybe_unused]] Level level) const noexcept
     {
-        std::uint64_t good = 0;
-        for (std::uint64_t low = 0; low < 64; ++low) {
-            bool is_good = (low & F::present_mask()) != 0;
-            for (const combination& c : F::combinations()) {
-                if (c.in.contains(level, k) && (low & c.mask) == (c.value & 63)) is_good = false;
-            }
-            good |= std::uint64_t{is_good} << low;
+        if constexpr (static_masks<F>) {
+            constexpr auto s = permission_fold::silent_in(F::layout_at(Level::value, Kind), F::layout_at(1, kind::leaf));
+            return s;
+        } else {
+            return permission_fold::silent_in(format_.layout_at(level, Kind), format_.layout_at(1, kind::leaf));
         }
-        return good;
+    }
+
+    // ---- all entries
+
+    /// Judges the access by what all entries allow, then sets A and D, or only finds out whether
+    /// they could be set. Returns false where an entry is no longer the one that was judged.
+    PTEBITS_INLINE constexpr bool settle(walk_result& r, const progress& at, const memory_access& a,
+                                         const cpu_controls& cpu, update_flags update)
+    {
+        if (r.steps != 0) r.allowed = at.rights.result(format_);
+        if (!r) return true;
+        judge(r, at.leaf, a, cpu);
+        const bool needed = update == update_flags::yes || updates_may_fault();
+        return !r || !needed || flags_are_set(at, a) || set_flags(r, a, update);
     }
 
     /// Judges the access by what all entries allow, and by the leaf's protection key.
-    constexpr void judge(walk_result& r, std::uint64_t leaf, const memory_access& a,
-                         const cpu_controls& cpu) const noexcept
+    PTEBITS_INLINE constexpr void judge(walk_result& r, [[maybe_unused]] std::uint64_t leaf, const memory_access& a,
+                                        const cpu_controls& cpu) const noexcept
     {
         if constexpr (requires { format_.fields().protection_key; }) {
             const field key = format_.fields().protection_key;
@@ -426,16 +500,31 @@ private:
         if (r.key_denies || !allows(r.allowed, a, cpu, format_.walked_as())) r.fault = fault_kind::protection;
     }
 
-    /// Sets A in the entries of the path, D in the leaf of a write, or only finds out whether
-    /// they could be set. Returns false where an entry is no longer the one that was judged.
+    /// The bits that hardware sets in each entry, and in the leaf of a write too.
+    [[nodiscard]] constexpr std::uint64_t accessed_flag(const layout& l) const noexcept
+    {
+        return format_.hardware_accessed() ? l.mask(role::accessed) : 0;
+    }
+    [[nodiscard]] static constexpr std::uint64_t dirty_flag(const layout& l, const memory_access& a) noexcept
+    {
+        return a.writes() ? l.mask(role::dirty) : 0;
+    }
+
+    /// Whether nothing is left to set, as after the first use of a page.
+    [[nodiscard]] PTEBITS_INLINE constexpr bool flags_are_set(const progress& at, const memory_access& a) const noexcept
+    {
+        const layout& page = format_.layout_at(1, kind::leaf);
+        return (at.rights.granted & accessed_flag(page)) == accessed_flag(page) &&
+               (at.leaf & dirty_flag(page, a)) == dirty_flag(page, a);
+    }
+
     constexpr bool set_flags(walk_result& r, const memory_access& a, update_flags update)
     {
         for (unsigned i = 0; i < r.steps; ++i) {
             const walk_step& used = r.path[i];
             const bool last = i + 1 == r.steps;
             const layout& l = format_.layout_at(r.level_of(i), last ? kind::leaf : kind::table);
-            std::uint64_t flags = format_.hardware_accessed() ? l.mask(role::accessed) : 0;
-            if (last && a.writes()) flags |= l.mask(role::dirty);
+            const std::uint64_t flags = accessed_flag(l) | (last ? dirty_flag(l, a) : 0);
             if ((used.entry & flags) == flags) continue;
             auto* const slot = slot_for_update(used.slot_address);
             if (slot == nullptr) {
@@ -443,9 +532,13 @@ private:
                 return true;
             }
             if (update == update_flags::no) continue;
-            using slot_type = std::remove_cvref_t<decltype(*slot)>;
-            auto expected = static_cast<slot_type>(used.entry);
-            if (!how_.compare_exchange(*slot, expected, static_cast<slot_type>(used.entry | flags))) return false;
+            using slot_type = std::remove_reference_t<decltype(*slot)>;
+            if constexpr (std::is_const_v<slot_type>) {
+                broken::memory_is_read_only();
+            } else {
+                auto expected = static_cast<slot_type>(used.entry);
+                if (!how_.compare_exchange(*slot, expected, static_cast<slot_type>(used.entry | flags))) return false;
+            }
         }
         return true;
     }
@@ -478,6 +571,30 @@ private:
         }
     }
 
+    // ---- a batch
+
+    /// Asks for the entries on the way of some addresses, level by level, so that the waits
+    /// for memory overlap.
+    constexpr void fetch(std::uint64_t root, const std::uint64_t* addresses, slot_pointer* slots, std::size_t count)
+    {
+        const unsigned levels = format_.tables().levels;
+        for (std::size_t i = 0; i < count; ++i) {
+            const bool starts = refusal(addresses[i]) == fault_kind::none;
+            slots[i] = starts ? slot_in<Word>(memory_, slot_address(root, levels, addresses[i])) : nullptr;
+        }
+        for (unsigned level = levels; level > 1; --level) {
+            const layout& l = format_.layout_at(level, kind::table);
+            for (std::size_t i = 0; i < count; ++i) {
+                if (slots[i] == nullptr) continue;
+                const std::uint64_t entry = how_.load(*slots[i]);
+                slots[i] = nullptr;
+                if (!present(entry, format_) || kind_of(entry, level, format_) != kind::table) continue;
+                slots[i] = slot_in<Word>(memory_, slot_address(l.address_in(entry), level - 1, addresses[i]));
+                prefetch(slots[i]);
+            }
+        }
+    }
+
     const F& format_;
     Memory& memory_;
     Access how_;
@@ -485,7 +602,7 @@ private:
 
 /// Calls a function with the slot type of a format's entries. Precondition: memory has such slots.
 template <walkable_format F, class Memory, class Function>
-constexpr auto with_slots_of(const F& format, Memory&, Function call)
+PTEBITS_INLINE constexpr auto with_slots_of(const F& format, Memory&, Function call)
 {
     constexpr bool wide = has_slots<Memory, std::uint64_t>;
     constexpr bool narrow = has_slots<Memory, std::uint32_t>;
@@ -507,11 +624,12 @@ constexpr auto with_slots_of(const F& format, Memory&, Function call)
 /// Intel SDM volume 3, "Paging" and "VMX Support for Address Translation"; AMD APM volume 2,
 /// "Page Translation and Protection" and "Nested Paging".
 template <walkable_format F, class Memory, slot_access Access = atomic_access<>>
-[[nodiscard]] constexpr walk_result walk(const F& format, std::uint64_t root, std::uint64_t address,
-                                         const memory_access& a, const cpu_controls& cpu, Memory&& memory,
-                                         update_flags update = update_flags::yes, Access how = {})
+[[nodiscard]] PTEBITS_INLINE constexpr walk_result walk(const F& format, std::uint64_t root, std::uint64_t address,
+                                                        const memory_access& a, const cpu_controls& cpu,
+                                                        Memory&& memory, update_flags update = update_flags::yes,
+                                                        Access how = {})
 {
-    return with_slots_of(format, memory, [&]<class Word>(std::type_identity<Word>) {
+    return with_slots_of(format, memory, [&]<class Word>(std::type_identity<Word>) PTEBITS_INLINE {
         return table_walk<Word, F, std::remove_reference_t<Memory>, Access>(format, memory, how)
             .run(root, address, a, cpu, update);
     });
