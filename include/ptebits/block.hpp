@@ -90,8 +90,7 @@ template <slot_word Word, class Flag>
         return shift < 32 ? __builtin_shufflevector(low, high, 0, 2, 4, 6) << (31 - shift)
                           : __builtin_shufflevector(low, high, 1, 3, 5, 7) << (63 - shift);
     };
-    const auto eight = [&](unsigned i)
-                           PTEBITS_INLINE { return __builtin_ia32_packssdw128(four(i), four(i + 2)); };
+    const auto eight = [&](unsigned i) PTEBITS_INLINE { return __builtin_ia32_packssdw128(four(i), four(i + 2)); };
     const auto sixteen = [&](unsigned i) PTEBITS_INLINE {
         const auto signs = __builtin_ia32_packsswb128(eight(i), eight(i + 4));
         return std::uint64_t{static_cast<unsigned>(__builtin_ia32_pmovmskb128(signs))};
@@ -112,12 +111,10 @@ template <slot_word Word, class Flag>
     const auto* const at = reinterpret_cast<const volatile halves*>(slots) + flag.flag().shift() / 32;
     // Each bit next to its neighbour's: by one instruction that shifts and adds.
     const auto one = [&](unsigned i) PTEBITS_INLINE { return std::uint64_t{at[2 * i] & 1U << shift}; };
-    const auto four = [&](unsigned i) PTEBITS_INLINE {
-        return one(i) + 2 * one(i + 1) + 4 * one(i + 2) + 8 * one(i + 3);
-    };
-    const auto eight = [&](unsigned line) PTEBITS_INLINE {
-        return (four(8 * line) + 16 * four(8 * line + 4)) >> shift;
-    };
+    const auto four = [&](unsigned i)
+                          PTEBITS_INLINE { return one(i) + 2 * one(i + 1) + 4 * one(i + 2) + 8 * one(i + 3); };
+    const auto eight = [&](unsigned line)
+                           PTEBITS_INLINE { return (four(8 * line) + 16 * four(8 * line + 4)) >> shift; };
     return by_lines(eight);
 }
 

@@ -98,7 +98,8 @@ struct permissions {
 /// What an entry of this layout allows. A permission that the entry has no bit for is
 /// granted; nothing is granted if the entry is not present.
 template <entry_format F>
-[[nodiscard]] PTEBITS_INLINE constexpr permissions permissions_in(std::uint64_t entry, const layout& l, const F& format) noexcept
+[[nodiscard]] PTEBITS_INLINE constexpr permissions permissions_in(std::uint64_t entry, const layout& l,
+                                                                  const F& format) noexcept
 {
     const auto granted = [&](role r) { return (entry & l.mask(r)) == l.mask(r); };
     const bool user = granted(role::user);

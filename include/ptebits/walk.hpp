@@ -115,7 +115,7 @@ concept walkable_format = entry_format<F> && requires(const F& f) {
 
 /// Whether the page's protection key denies a data access. Intel SDM volume 3, "Protection Keys".
 [[nodiscard]] PTEBITS_INLINE constexpr bool key_denies(unsigned key, permissions page, const memory_access& a,
-                                        const cpu_controls& cpu) noexcept
+                                                       const cpu_controls& cpu) noexcept
 {
     if (a.fetches() || !(page.user ? cpu.user_keys : cpu.supervisor_keys)) return false;
     const std::uint32_t rights = (page.user ? cpu.pkru : cpu.pkrs) >> 2 * (key & 15);
@@ -127,7 +127,7 @@ concept walkable_format = entry_format<F> && requires(const F& f) {
 /// Whether permissions allow an access, protection keys aside. Intel SDM volume 3,
 /// "Determination of Access Rights"; AMD APM volume 2, "Page-Protection Checks".
 [[nodiscard]] PTEBITS_INLINE constexpr bool allows(permissions page, const memory_access& a, const cpu_controls& cpu,
-                                    regime walked_as) noexcept
+                                                   regime walked_as) noexcept
 {
     if (walked_as != regime::ordinary) {
         if (a.fetches()) return a.user ? page.user_execute : page.execute;
@@ -220,9 +220,10 @@ template <slot_word Word, class Memory>
 /// One walk over tables whose entries have the size of Word. Kept apart from walk() so
 /// that the size is known where memory is reached.
 ///
-/// What lies on the way of a walk that reaches its page is inlined by force, so that
-/// compilers leave out what the caller does not look at. An entry costs one comparison with
-/// constants where the format is one; what that leaves open is looked into apart.
+/// Where the format is one of constants, a walk hurries down as long as each entry passes
+/// one comparison, and keeps nothing but the entries. That way is inlined by force, so that
+/// compilers leave out what the caller does not look at. From the first entry that does not
+/// pass, and for formats known at run time, it walks on with all questions asked.
 template <slot_word Word, walkable_format F, class Memory, slot_access Access>
 class table_walk {
 public:
@@ -233,7 +234,21 @@ public:
                                              const cpu_controls& cpu, update_flags update)
     {
         walk_result r;
-        if (!run_once(r, root, address, a, cpu, update)) run_again(r, root, address, a, cpu, update);
+        r.fault = refusal(address);
+        if (!r) {
+            clear_path(r, 0);
+            return r;
+        }
+        entries_seen seen;
+        if constexpr (static_masks<F>) {
+            footing on;
+            if (hurry<F::tables().levels>(r, on, seen, root, address)) [[likely]] {
+                if (settle(r, on, a, cpu, update)) [[likely]]
+                    return r;
+                seen = {};
+            }
+        }
+        r = walk_on(seen, root, address, a, cpu, update);
         return r;
     }
 
@@ -258,41 +273,30 @@ public:
 private:
     using slot_pointer = std::invoke_result_t<decltype(slot_in<Word, Memory>), Memory&, std::uint64_t>;
 
-    /// What is carried from entry to entry.
-    struct progress {
-        std::uint64_t table = 0;
-        slot_pointer slot = nullptr;  // of the entry that comes next
-        std::uint64_t slot_address = 0;
-        std::uint64_t leaf = 0;
+    /// What the access is judged by: the permissions of all entries, and the leaf.
+    struct footing {
         permission_fold rights;
+        std::uint64_t leaf = 0;
     };
 
-    /// Returns false where an entry changed after it was judged.
-    PTEBITS_INLINE constexpr bool run_once(walk_result& r, std::uint64_t root, std::uint64_t address,
-                                           const memory_access& a, const cpu_controls& cpu, update_flags update)
-    {
-        progress at;
-        if (enter(r, at, root, address)) descend(r, at, address);
-        return settle(r, at, a, cpu, update);
-    }
-    constexpr void run_again(walk_result& r, std::uint64_t root, std::uint64_t address, const memory_access& a,
-                             const cpu_controls& cpu, update_flags update)
-    {
-        do {
-            r = {};
-        } while (!run_once(r, root, address, a, cpu, update));
-    }
+    /// Entries that were read on the way, and whether the slot behind them is known to be absent.
+    struct entries_seen {
+        std::uint64_t entries[max_levels] = {};
+        unsigned count = 0;
+        bool absent = false;
+    };
 
-    // ---- one entry
-
-    /// Whether there is an entry to look at.
-    PTEBITS_INLINE constexpr bool enter(walk_result& r, progress& at, std::uint64_t root,
-                                        std::uint64_t address) const noexcept
+    /// Why no entry is even looked at.
+    [[nodiscard]] PTEBITS_INLINE constexpr fault_kind refusal(std::uint64_t address) const noexcept
     {
-        r.fault = refusal(address);
-        at.table = root;
-        if (!r) clear_path(r, 0);
-        return static_cast<bool>(r);
+        const shape& t = format_.tables();
+        if (t.levels == 0) return fault_kind::not_present;  // a format that is wrong
+        const unsigned bits_used = t.address_bits();
+        if (t.canonical) {
+            const std::uint64_t shifted = address + (std::uint64_t{1} << (bits_used - 1));
+            return shifted >> bits_used != 0 ? fault_kind::not_canonical : fault_kind::none;
+        }
+        return address >> bits_used != 0 ? fault_kind::address_too_wide : fault_kind::none;
     }
 
     /// Physical address of the slot of a level.
@@ -304,44 +308,20 @@ private:
         return table + index * sizeof(Word);
     }
 
-    /// Finds the slot of a level; without one the walk ends.
-    PTEBITS_INLINE constexpr bool find(walk_result& r, progress& at, unsigned level, std::uint64_t address)
+    /// The slot of a level in a table; null where there is none.
+    PTEBITS_INLINE constexpr slot_pointer find(std::uint64_t table, unsigned level, std::uint64_t address)
     {
-        at.slot_address = slot_address(at.table, level, address);
-        at.slot = slot_in<Word>(memory_, at.slot_address);
-        if (at.slot != nullptr) return true;
-        r.fault = fault_kind::memory_absent;
-        end(r, level, format_.tables().levels - level);
-        return false;
+        return slot_in<Word>(memory_, slot_address(table, level, address));
     }
 
-    /// Looks at the entry in the slot that was found. Returns whether it refers to a table,
-    /// else the walk ends. The level is a number, or a constant where the format is one.
-    template <class Level>
-    PTEBITS_INLINE constexpr bool look(walk_result& r, progress& at, Level level, std::uint64_t address)
+    /// Fills in where a leaf leads.
+    PTEBITS_INLINE constexpr void arrive(walk_result& r, std::uint64_t leaf, unsigned level,
+                                         std::uint64_t address) const noexcept
     {
-        const shape& t = format_.tables();
-        const std::uint64_t entry = how_.load(*at.slot);
-        const unsigned step = t.levels - level;
-        r.path[step] = {at.slot_address, entry};
-        const bool sure = surely<kind::table>(entry, level);
-        if (sure || kind_of(entry, level, format_) == kind::table) {
-            at.rights.add(entry, silence<kind::table>(level));
-            at.table = format_.layout_at(level, kind::table).address_in(entry);
-            if (sure || usable(r, entry, level)) return true;
-            end(r, level, step + 1);
-            return false;
-        }
-        at.rights.add(entry, silence<kind::leaf>(level));
-        at.leaf = entry;
-        if (surely<kind::leaf>(entry, level) || usable(r, entry, level)) {
-            const layout& l = format_.layout_at(level, kind::leaf);
-            r.address = l.address_in(entry) | (address & ones(t.page_shift(level) - 1, 0));
-            r.page_shift = t.page_shift(level);
-            r.memory_type = entry & l.mask(role::memory_type);
-        }
-        end(r, level, step + 1);
-        return false;
+        const layout& l = format_.layout_at(level, kind::leaf);
+        r.page_shift = format_.tables().page_shift(level);
+        r.address = l.address_in(leaf) | (address & ones(r.page_shift - 1, 0));
+        r.memory_type = leaf & l.mask(role::memory_type);
     }
 
     /// Fills in where a walk ended, after so many entries.
@@ -365,36 +345,92 @@ private:
         if (steps <= 4) r.path[4] = {};
     }
 
-    /// Uses the entries from the top level down.
-    PTEBITS_INLINE constexpr void descend(walk_result& r, progress& at, std::uint64_t address)
+    // ---- the way down, in a hurry
+
+    /// A test that only present and legal entries of one kind pass, not all of them: some bits
+    /// have one value; and where combinations of the six lowest are forbidden, these are
+    /// among those that are not. By default nothing passes.
+    struct quick_test {
+        std::uint64_t mask = 0;
+        std::uint64_t value = 0;
+        bool by_low_bits = true;
+        std::uint64_t low_bits = 0;  // bit n: n is good
+        std::uint64_t known = 0;     // bits that are set in whatever passes
+    };
+
+    [[nodiscard]] static constexpr quick_test quick_test_of(unsigned level, kind k) noexcept
     {
-        if constexpr (static_masks<F>) {
-            descend_from<F::tables().levels>(r, at, address);
-        } else {
-            for (unsigned level = format_.tables().levels; level != 0; --level) {
-                if (!find(r, at, level, address) || !look(r, at, level, address)) return;
+        if (!F::exists(level, k)) return {};
+        const std::uint64_t page_size = F::layout_at(level, kind::leaf).mask(role::page_size);
+        const std::uint64_t present_bit = F::present_mask() & ~(F::present_mask() - 1);
+        const std::uint64_t mask = F::layout_at(level, k).mask(role::reserved) | page_size | present_bit;
+        const std::uint64_t value = present_bit | (k == kind::leaf ? page_size : 0);
+        std::uint64_t good = 0;
+        std::uint64_t known = 63;
+        bool all_good = true;
+        for (std::uint64_t low = 0; low < 64; ++low) {
+            if (((low ^ value) & mask & 63) != 0) continue;
+            bool breaks = false;
+            for (const combination& c : F::combinations()) {
+                breaks = breaks || (c.in.contains(level, k) && (low & c.mask) == (c.value & 63));
             }
+            all_good = all_good && !breaks;
+            if (breaks) continue;
+            good |= std::uint64_t{1} << low;
+            known &= low;
         }
-    }
-    template <unsigned Level>
-    PTEBITS_INLINE constexpr void descend_from(walk_result& r, progress& at, std::uint64_t address)
-    {
-        if (!find(r, at, Level, address) || !look(r, at, std::integral_constant<unsigned, Level>{}, address)) return;
-        if constexpr (Level > 1) descend_from<Level - 1>(r, at, address);
+        const std::uint64_t compared = all_good ? mask : mask & ~std::uint64_t{63};
+        return {compared, value & compared, !all_good, good, known | value};
     }
 
-    /// Why no entry is even looked at.
-    [[nodiscard]] PTEBITS_INLINE constexpr fault_kind refusal(std::uint64_t address) const noexcept
+    template <unsigned Level, kind Kind>
+    static constexpr permission_fold::silence silence_at =
+        permission_fold::silent_in(F::layout_at(Level, Kind), F::layout_at(1, kind::leaf));
+
+    template <unsigned Level, kind Kind>
+    [[nodiscard]] PTEBITS_INLINE static constexpr bool passes(std::uint64_t entry) noexcept
     {
-        const shape& t = format_.tables();
-        if (t.levels == 0) return fault_kind::not_present;  // a format that is wrong
-        const unsigned bits_used = t.address_bits();
-        if (t.canonical) {
-            const std::uint64_t shifted = address + (std::uint64_t{1} << (bits_used - 1));
-            return shifted >> bits_used != 0 ? fault_kind::not_canonical : fault_kind::none;
-        }
-        return address >> bits_used != 0 ? fault_kind::address_too_wide : fault_kind::none;
+        constexpr quick_test test = quick_test_of(Level, Kind);
+        if ((entry & test.mask) != test.value) return false;
+        return !test.by_low_bits || (test.low_bits >> (entry & 63) & 1) != 0;
     }
+
+    /// Goes down from the table of a level. Returns whether it came to a page; only then is
+    /// the result filled in, on the way back.
+    template <unsigned Level>
+    PTEBITS_INLINE constexpr bool hurry(walk_result& r, footing& on, entries_seen& seen, std::uint64_t table,
+                                        std::uint64_t address)
+    {
+        constexpr unsigned step = F::tables().levels - Level;
+        const auto* const slot = find(table, Level, address);
+        if (slot == nullptr) [[unlikely]] {
+            seen.absent = true;
+            return false;
+        }
+        const std::uint64_t entry = how_.load(*slot);
+        seen.entries[step] = entry;
+        seen.count = step + 1;
+        if constexpr (Level > 1) {
+            if (passes<Level, kind::table>(entry)) [[likely]] {
+                const std::uint64_t below = F::layout_at(Level, kind::table).address_in(entry);
+                if (!hurry<Level - 1>(r, on, seen, below, address)) [[unlikely]]
+                    return false;
+                r.path[step] = {slot_address(table, Level, address), entry};
+                on.rights.add(entry | quick_test_of(Level, kind::table).known, silence_at<Level, kind::table>);
+                return true;
+            }
+        }
+        if (!passes<Level, kind::leaf>(entry)) [[unlikely]]
+            return false;
+        r.path[step] = {slot_address(table, Level, address), entry};
+        on.rights.add(entry | quick_test_of(Level, kind::leaf).known, silence_at<Level, kind::leaf>);
+        on.leaf = entry;
+        arrive(r, entry, Level, address);
+        end(r, Level, step + 1);
+        return true;
+    }
+
+    // ---- the way down, with all questions asked
 
     /// Why the MMU does not go on with an entry.
     struct objection {
@@ -409,84 +445,66 @@ private:
         return f ? objection{f.bits, breach(level), f.broken} : objection{};
     }
 
-    /// Whether the MMU goes on with an entry. Nothing but values is passed on, so that the
-    /// result need not be in memory.
-    PTEBITS_INLINE constexpr bool usable(walk_result& r, std::uint64_t entry, unsigned level) const noexcept
+    /// Walks with all questions asked. The entries that were seen are not read again.
+    constexpr walk_result walk_on(entries_seen seen, std::uint64_t root, std::uint64_t address, const memory_access& a,
+                                  const cpu_controls& cpu, update_flags update)
     {
+        walk_result r;
+        for (;;) {
+            footing on;
+            std::uint64_t table = root;
+            for (unsigned level = format_.tables().levels; look(r, on, seen, table, level, address);) --level;
+            if (settle(r, on, a, cpu, update)) return r;
+            r = {};
+            seen = {};  // an entry changed after it was judged
+        }
+    }
+
+    /// Looks at the entry of a level. Returns whether it refers to a table, else the walk ends.
+    constexpr bool look(walk_result& r, footing& on, const entries_seen& seen, std::uint64_t& table, unsigned level,
+                        std::uint64_t address)
+    {
+        const unsigned step = format_.tables().levels - level;
+        std::uint64_t entry = 0;
+        if (step < seen.count) {
+            entry = seen.entries[step];
+        } else if (const auto* const slot = seen.absent ? nullptr : find(table, level, address); slot != nullptr) {
+            entry = how_.load(*slot);
+        } else {
+            r.fault = fault_kind::memory_absent;
+            end(r, level, step);
+            return false;
+        }
+        r.path[step] = {slot_address(table, level, address), entry};
+        const kind k = kind_of(entry, level, format_);
+        const layout& l = format_.layout_at(level, k);
+        on.rights.add(entry, permission_fold::silent_in(l, format_.layout_at(1, kind::leaf)));
         const objection o = object_to(entry, level);
+        if (o.fault == fault_kind::none && k == kind::table) {
+            table = l.address_in(entry);
+            return true;
+        }
         r.fault = o.fault;
         r.broken = o.broken;
         r.bits = o.bits;
-        return static_cast<bool>(r);
-    }
-
-    /// A test that only present and legal entries of one kind pass, not all of them: some bits
-    /// have one value; and where combinations of the six lowest are forbidden, these are
-    /// among those that are not. By default nothing passes.
-    struct quick_test {
-        std::uint64_t mask = 0;
-        std::uint64_t value = 0;
-        bool by_low_bits = true;
-        std::uint64_t low_bits = 0;  // bit n: n is good
-    };
-
-    [[nodiscard]] static constexpr quick_test quick_test_of(unsigned level, kind k) noexcept
-    {
-        if (!F::exists(level, k)) return {};
-        const std::uint64_t page_size = F::layout_at(level, kind::leaf).mask(role::page_size);
-        const std::uint64_t present_bit = F::present_mask() & ~(F::present_mask() - 1);
-        const std::uint64_t mask = F::layout_at(level, k).mask(role::reserved) | page_size | present_bit;
-        const std::uint64_t value = present_bit | (k == kind::leaf ? page_size : 0);
-        std::uint64_t good = 0;
-        bool all_good = true;
-        for (std::uint64_t low = 0; low < 64; ++low) {
-            if (((low ^ value) & mask & 63) != 0) continue;
-            bool breaks = false;
-            for (const combination& c : F::combinations()) {
-                breaks = breaks || (c.in.contains(level, k) && (low & c.mask) == (c.value & 63));
-            }
-            all_good = all_good && !breaks;
-            if (!breaks) good |= std::uint64_t{1} << low;
-        }
-        if (all_good) return {mask, value, false, good};
-        return {mask & ~std::uint64_t{63}, value & ~std::uint64_t{63}, true, good};
-    }
-
-    template <kind Kind, class Level>
-    [[nodiscard]] PTEBITS_INLINE static constexpr bool surely([[maybe_unused]] std::uint64_t entry, Level) noexcept
-    {
-        if constexpr (static_masks<F>) {
-            constexpr quick_test test = quick_test_of(Level::value, Kind);
-            if ((entry & test.mask) != test.value) return false;
-            return !test.by_low_bits || (test.low_bits >> (entry & 63) & 1) != 0;
-        } else {
-            return false;
-        }
-    }
-
-    template <kind Kind, class Level>
-    [[nodiscard]] PTEBITS_INLINE constexpr permission_fold::silence silence([[maybe_unused]] Level level) const noexcept
-    {
-        if constexpr (static_masks<F>) {
-            constexpr auto s = permission_fold::silent_in(F::layout_at(Level::value, Kind), F::layout_at(1, kind::leaf));
-            return s;
-        } else {
-            return permission_fold::silent_in(format_.layout_at(level, Kind), format_.layout_at(1, kind::leaf));
-        }
+        on.leaf = entry;
+        if (r) arrive(r, entry, level, address);
+        end(r, level, step + 1);
+        return false;
     }
 
     // ---- all entries
 
     /// Judges the access by what all entries allow, then sets A and D, or only finds out whether
     /// they could be set. Returns false where an entry is no longer the one that was judged.
-    PTEBITS_INLINE constexpr bool settle(walk_result& r, const progress& at, const memory_access& a,
+    PTEBITS_INLINE constexpr bool settle(walk_result& r, const footing& on, const memory_access& a,
                                          const cpu_controls& cpu, update_flags update)
     {
-        if (r.steps != 0) r.allowed = at.rights.result(format_);
+        if (r.steps != 0) r.allowed = on.rights.result(format_);
         if (!r) return true;
-        judge(r, at.leaf, a, cpu);
+        judge(r, on.leaf, a, cpu);
         const bool needed = update == update_flags::yes || updates_may_fault();
-        return !r || !needed || flags_are_set(at, a) || set_flags(r, a, update);
+        return !r || !needed || flags_are_set(on, a) || set_flags(r, a, update);
     }
 
     /// Judges the access by what all entries allow, and by the leaf's protection key.
@@ -511,11 +529,11 @@ private:
     }
 
     /// Whether nothing is left to set, as after the first use of a page.
-    [[nodiscard]] PTEBITS_INLINE constexpr bool flags_are_set(const progress& at, const memory_access& a) const noexcept
+    [[nodiscard]] PTEBITS_INLINE constexpr bool flags_are_set(const footing& on, const memory_access& a) const noexcept
     {
         const layout& page = format_.layout_at(1, kind::leaf);
-        return (at.rights.granted & accessed_flag(page)) == accessed_flag(page) &&
-               (at.leaf & dirty_flag(page, a)) == dirty_flag(page, a);
+        return (on.rights.granted & accessed_flag(page)) == accessed_flag(page) &&
+               (on.leaf & dirty_flag(page, a)) == dirty_flag(page, a);
     }
 
     constexpr bool set_flags(walk_result& r, const memory_access& a, update_flags update)
@@ -582,16 +600,33 @@ private:
             const bool starts = refusal(addresses[i]) == fault_kind::none;
             slots[i] = starts ? slot_in<Word>(memory_, slot_address(root, levels, addresses[i])) : nullptr;
         }
-        for (unsigned level = levels; level > 1; --level) {
-            const layout& l = format_.layout_at(level, kind::table);
-            for (std::size_t i = 0; i < count; ++i) {
-                if (slots[i] == nullptr) continue;
-                const std::uint64_t entry = how_.load(*slots[i]);
-                slots[i] = nullptr;
-                if (!present(entry, format_) || kind_of(entry, level, format_) != kind::table) continue;
-                slots[i] = slot_in<Word>(memory_, slot_address(l.address_in(entry), level - 1, addresses[i]));
-                prefetch(slots[i]);
-            }
+        if constexpr (static_masks<F>) {
+            fetch_below<F::tables().levels>(addresses, slots, count);
+        } else {
+            for (unsigned level = levels; level > 1; --level) fetch_next(level, addresses, slots, count);
+        }
+    }
+    template <unsigned Level>
+    constexpr void fetch_below(const std::uint64_t* addresses, slot_pointer* slots, std::size_t count)
+    {
+        if constexpr (Level > 1) {
+            fetch_next(Level, addresses, slots, count);
+            fetch_below<Level - 1>(addresses, slots, count);
+        }
+    }
+
+    /// Follows the entries of one level, and asks for those of the next.
+    PTEBITS_INLINE constexpr void fetch_next(unsigned level, const std::uint64_t* addresses, slot_pointer* slots,
+                                             std::size_t count)
+    {
+        const layout& l = format_.layout_at(level, kind::table);
+        for (std::size_t i = 0; i < count; ++i) {
+            if (slots[i] == nullptr) continue;
+            const std::uint64_t entry = how_.load(*slots[i]);
+            const bool goes_on = present(entry, format_) && kind_of(entry, level, format_) == kind::table;
+            slots[i] =
+                goes_on ? slot_in<Word>(memory_, slot_address(l.address_in(entry), level - 1, addresses[i])) : nullptr;
+            prefetch(slots[i]);
         }
     }
 

@@ -4,13 +4,17 @@
 //   bench_walks [rounds]
 // "chained": each address waits for the walk before it, as in a program that follows its
 // own data; this is the time of a walk. "free": walks that do not wait for each other, so
-// that the processor overlaps them as far as its window reaches.
+// that the processor overlaps them as far as its window reaches. "kept": free walks whose
+// whole results are stored, as walk_batch does. "one load": what memory gives at the most, the
+// last entry of each walk read at an address that is known beforehand.
+#include <sys/mman.h>
 #include <algorithm>
 #include <array>
 #include <chrono>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <ptebits/ept.hpp>
 #include <ptebits/shadow.hpp>
 #include <ptebits/walk.hpp>
@@ -32,18 +36,36 @@ constexpr word page_size_bit = 0x80;
 // A run-time 0 that no compiler knows.
 volatile word volatile_zero = 0;
 
-// Memory from physical address 0 up, all of it there.
-struct physical_memory {
-    std::vector<word> words;
-    word used = 0x1000;  // 0 stays free
+// Memory from physical address 0 up, all of it there. On large pages of the host, as
+// simulators have it, where there are any.
+class physical_memory {
+public:
+    explicit physical_memory(std::size_t bytes)
+        : size_(bytes), words_(static_cast<word*>(std::aligned_alloc(alignment, (bytes + alignment - 1) & -alignment)))
+    {
+        if (words_ == nullptr) std::abort();
+        madvise(words_, bytes, MADV_HUGEPAGE);
+        std::memset(words_, 0, bytes);
+    }
+    physical_memory(const physical_memory&) = delete;
+    physical_memory& operator=(const physical_memory&) = delete;
+    ~physical_memory() { std::free(words_); }
 
     word new_table()
     {
-        const word at = used;
-        used += 0x1000;
-        if (words.size() < used / 8) words.resize(used / 8);
+        const word at = used_;
+        used_ += 0x1000;
+        if (used_ > size_) std::abort();
         return at;
     }
+    [[nodiscard]] word* words() const { return words_; }
+    [[nodiscard]] word used() const { return used_; }
+
+private:
+    static constexpr std::size_t alignment = std::size_t{2} << 20;
+    std::size_t size_;
+    word* words_;
+    word used_ = 0x1000;  // 0 stays free
 };
 
 // ---- walks by hand
@@ -82,6 +104,8 @@ struct scene {
     word root;        // of the tables that are walked; nested: the host's
     word guest_root;  // nested only
     std::vector<word> addresses;
+    word offset_mask = 0;  // of a page; for one_load()
+    std::vector<word> last_slots = {};
 };
 
 /// Walks all addresses of a scene; the sum of what they reach.
@@ -120,17 +144,49 @@ word nested_hand(const scene& s)
     return walk_all<Chained>(s, [&](word address) { return hand_nested_walk(s.words, s.guest_root, s.root, address); });
 }
 
-template <class Format>
-word batch(const scene& s)
+// Results are kept for so many addresses at once.
+constexpr std::size_t at_once = 256;
+
+/// walk_at_once(addresses, count, results) for all addresses of a scene.
+template <class Walk>
+word keep_results(const scene& s, Walk walk_at_once)
 {
-    const auto memory = [words = s.words](word physical) { return words + (physical >> 3); };
-    constexpr std::size_t at_once = 256;
     static std::array<walk_result, at_once> results;
     word sum = 0;
     for (std::size_t i = 0; i < s.addresses.size(); i += at_once) {
         const std::size_t n = std::min(at_once, s.addresses.size() - i);
-        walk_batch(Format{}, s.root, &s.addresses[i], n, {}, {}, memory, results.data(), update_flags::no);
+        walk_at_once(&s.addresses[i], n, results.data());
         for (std::size_t j = 0; j < n; ++j) sum += results[j] ? results[j].address : 0;
+    }
+    return sum;
+}
+
+template <class Format>
+word kept(const scene& s)
+{
+    const auto memory = [words = s.words](word physical) { return words + (physical >> 3); };
+    return keep_results(s, [&](const word* addresses, std::size_t n, walk_result* results) {
+        for (std::size_t i = 0; i < n; ++i) {
+            results[i] = walk(Format{}, s.root, addresses[i], {}, {}, memory, update_flags::no);
+        }
+    });
+}
+
+template <class Format>
+word batch(const scene& s)
+{
+    const auto memory = [words = s.words](word physical) { return words + (physical >> 3); };
+    return keep_results(s, [&](const word* addresses, std::size_t n, walk_result* results) {
+        walk_batch(Format{}, s.root, addresses, n, {}, {}, memory, results, update_flags::no);
+    });
+}
+
+// The last entries alone. Not a walk: the sum is that of the addresses reached, to pass the check.
+word one_load(const scene& s)
+{
+    word sum = 0;
+    for (std::size_t i = 0; i < s.addresses.size(); ++i) {
+        sum += (s.words[s.last_slots[i]] & address_bits & ~s.offset_mask) | (s.addresses[i] & s.offset_mask);
     }
     return sum;
 }
@@ -189,8 +245,8 @@ void compete(const std::string& what, const scene& s, const std::vector<contesta
     }
     std::printf("%-42s", what.c_str());
     for (std::size_t i = 0; i < all.size(); ++i) {
-        std::printf("  %8.2f ns %7.2f M/s", median(ns[i]), 1e3 / median(ns[i]));
-        if (i != 0) std::printf(" %5.2f", median(ratio[i]));
+        std::printf("  %s %.2f ns %.1f M/s", all[i].name.c_str(), median(ns[i]), 1e3 / median(ns[i]));
+        if (i != 0) std::printf(" %.2f", median(ratio[i]));
     }
     std::printf("\n");
 }
@@ -201,7 +257,8 @@ struct page_map {
     unsigned level;  // of the leaves: 1 or 2
     word pages;
     [[nodiscard]] unsigned shift() const { return 12 + 9 * (level - 1); }
-    [[nodiscard]] word bytes() const { return pages << shift(); }
+    // Room for the tables, those above the last level included.
+    [[nodiscard]] word bytes_of_tables() const { return pages * 8 + pages / 32 + (word{64} << 12); }
     // Pages lie in another order than their addresses.
     [[nodiscard]] word place_of(word page) const { return page * 0x9e3779b1 % pages << shift(); }
 };
@@ -213,16 +270,16 @@ void map(physical_memory& memory, word root, unsigned leaf_level, word address, 
     word table = root;
     for (unsigned level = 4; level > leaf_level; --level) {
         const word slot = table / 8 + (address >> (12 + 9 * (level - 1)) & 511);
-        if (memory.words[slot] == 0) {
+        if (memory.words()[slot] == 0) {
             const word below = memory.new_table();
-            memory.words[slot] = made(encode(kind::table, level, below, {}, Format{}));
+            memory.words()[slot] = made(encode(kind::table, level, below, {}, Format{}));
         }
-        table = memory.words[slot] & address_bits;
+        table = memory.words()[slot] & address_bits;
     }
     const word slot = table / 8 + (address >> (12 + 9 * (leaf_level - 1)) & 511);
-    memory.words[slot] = made(encode(kind::leaf, leaf_level, place, {}, Format{}));
+    memory.words()[slot] = made(encode(kind::leaf, leaf_level, place, {}, Format{}));
     // The memory type of EPT leaves is write-back; bits 5:3 of the other format are caching, too.
-    if constexpr (Format::walked_as() == regime::extended) memory.words[slot] |= Format::memory_type(6);
+    if constexpr (Format::walked_as() == regime::extended) memory.words()[slot] |= Format::memory_type(6);
 }
 
 // Maps `base` and what follows to `to` and what follows.
@@ -245,6 +302,19 @@ std::vector<word> addresses_in(const page_map& m, bool random, std::size_t count
     return all;
 }
 
+// The last entry of each walk, and what it leaves of an address.
+template <class Format>
+void find_last_slots(scene& s)
+{
+    const auto memory = [words = s.words](word physical) { return words + (physical >> 3); };
+    s.last_slots.clear();
+    for (const word address : s.addresses) {
+        const walk_result r = walk(Format{}, s.root, address, {}, {}, memory, update_flags::no);
+        s.last_slots.push_back(r.path[r.steps - 1].slot_address >> 3);
+        s.offset_mask = (word{1} << r.page_shift) - 1;
+    }
+}
+
 struct place {
     const char* name;
     word pages;
@@ -260,54 +330,54 @@ int main(int argc, char** argv)
         std::fprintf(stderr, "usage: bench_walks [rounds]\n");
         return 2;
     }
-    // Tables of 32 Kbytes, and of 64 Mbytes, in each dimension.
-    const place places[] = {{"in cache", 1 << 12, 16}, {"out of it", 1 << 23, 1}};
+    // Tables of 32 Kbytes, and of 512 Mbytes, in each dimension.
+    const place places[] = {{"in cache", 1 << 12, 16}, {"out of it", 1 << 26, 1}};
     constexpr std::size_t walks = 1 << 17;
-    std::printf("%s, medians of %d rounds: by hand; library, ratio\n", __VERSION__, rounds);
-
-    const auto both = [&](const std::string& what, const scene& s, const place& p,
-                          const std::vector<contestant>& free_walks, const std::vector<contestant>& chained) {
-        compete(what + ", free", s, free_walks, static_cast<unsigned>(rounds), p.passes);
-        compete(what + ", chained", s, chained, static_cast<unsigned>(rounds), p.passes);
-    };
+    std::printf("%s, medians of %d rounds\n", __VERSION__, rounds);
 
     for (const place& p : places) {
+        const auto contest = [&](const std::string& what, const scene& s, const std::vector<contestant>& all) {
+            compete(what, s, all, static_cast<unsigned>(rounds), p.passes);
+        };
         for (const unsigned level : {1U, 2U}) {
             const page_map m{level, p.pages};
-            const std::string size = level == 1 ? "4K " : "2M ";
-            physical_memory memory;
+            physical_memory memory(2 * m.bytes_of_tables());
             const word ordinary_root = memory.new_table();
             map_all<linear>(memory, ordinary_root, m, 0, 0);
             const word ept_root = memory.new_table();
             map_all<host>(memory, ept_root, m, 0, 0);
             for (const bool random : {false, true}) {
-                const std::string how = size + (random ? "random " : "sequential ") + p.name;
-                scene s{memory.words.data(), ordinary_root, 0, addresses_in(m, random, walks)};
-                both("x86 " + how, s, p,
-                     {{"by hand", hand<false>}, {"walk", library<linear, false>}, {"walk_batch", batch<linear>}},
-                     {{"by hand", hand<true>}, {"walk", library<linear, true>}});
+                const std::string how =
+                    std::string(level == 1 ? "4K " : "2M ") + (random ? "random " : "sequential ") + p.name;
+                scene s{memory.words(), ordinary_root, 0, addresses_in(m, random, walks)};
+                const auto all_contests = [&]<class Format>(const std::string& format, Format) {
+                    find_last_slots<Format>(s);
+                    contest(format + how + ", free", s, {{"by hand", hand<false>}, {"walk", library<Format, false>}});
+                    contest(format + how + ", chained", s, {{"by hand", hand<true>}, {"walk", library<Format, true>}});
+                    contest(format + how + ", kept", s,
+                            {{"walk", kept<Format>}, {"walk_batch", batch<Format>}, {"one load", one_load}});
+                };
+                all_contests("x86 ", linear{});
                 s.root = ept_root;
-                both("EPT " + how, s, p,
-                     {{"by hand", hand<false>}, {"walk", library<host, false>}, {"walk_batch", batch<host>}},
-                     {{"by hand", hand<true>}, {"walk", library<host, true>}});
+                all_contests("EPT ", host{});
             }
         }
         // A guest's tables stand at guest-physical addresses that the host maps to themselves,
         // its pages anywhere above; everything in 4K pages.
         const page_map m{1, p.pages};
         constexpr word guest_pages_at = word{1} << 40;
-        physical_memory memory;
+        physical_memory memory(2 * m.bytes_of_tables());
         const word guest_root = memory.new_table();
         map_all<linear>(memory, guest_root, m, 0, guest_pages_at);
-        const word guest_tables_end = memory.used;
+        const word guest_tables_end = memory.used();
         const word host_root = memory.new_table();
         for (word table = 0; table < guest_tables_end; table += 0x1000) map<host>(memory, host_root, 1, table, table);
         map_all<host>(memory, host_root, m, guest_pages_at, 0);
         for (const bool random : {false, true}) {
-            const scene s{memory.words.data(), host_root, guest_root, addresses_in(m, random, walks)};
-            both(std::string("x86/EPT 4K ") + (random ? "random " : "sequential ") + p.name, s, p,
-                 {{"by hand", nested_hand<false>}, {"nested_walk", nested_library<false>}},
-                 {{"by hand", nested_hand<true>}, {"nested_walk", nested_library<true>}});
+            const std::string how = std::string("x86/EPT 4K ") + (random ? "random " : "sequential ") + p.name;
+            const scene s{memory.words(), host_root, guest_root, addresses_in(m, random, walks)};
+            contest(how + ", free", s, {{"by hand", nested_hand<false>}, {"nested_walk", nested_library<false>}});
+            contest(how + ", chained", s, {{"by hand", nested_hand<true>}, {"nested_walk", nested_library<true>}});
         }
     }
 }
