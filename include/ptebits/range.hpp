@@ -47,11 +47,8 @@ template <slot_word Word, class Operation, entry_format F, class Memory, class R
 constexpr range_counts clear_in_range(const Operation& clear, const F& format, std::uint64_t root, address_range range,
                                       Memory& memory, Report& report, subtrees enter_those, Access access)
 {
-    struct position {
+    struct position : slot_run {
         Word* slots = nullptr;
-        std::uint64_t begin = 0;  // of what the table translates
-        std::uint64_t next = 0;
-        std::uint64_t last = 0;
     };
     const shape& t = format.tables();
     range_counts counts;
@@ -60,20 +57,13 @@ constexpr range_counts clear_in_range(const Operation& clear, const F& format, s
     if (part.first > part.last) return counts;
 
     position at[max_levels + 1];
-    // Fills in what of a table lies in the range.
     const auto enter = [&](unsigned level, Word* slots, std::uint64_t begin) {
-        const unsigned shift = t.page_shift(level);
-        const std::uint64_t end_slot = ones(t.index_bits_at(level) - 1, 0);
-        const std::uint64_t last = (part.last - begin) >> shift;
-        at[level] = {slots, begin, part.first > begin ? (part.first - begin) >> shift : 0,
-                     last < end_slot ? last : end_slot};
+        at[level] = {slot_run(t, level, begin, part), slots};
         ++counts.tables;
     };
-    const auto found = [&](std::uint64_t address, unsigned level) {
-        const std::uint64_t space = ones(t.address_bits() - 1, 0);
-        const bool upper_half = t.canonical && address > space >> 1;
+    const auto found = [&](std::uint64_t offset, unsigned level) {
         ++counts.pages;
-        report(upper_half ? address | ~space : address, std::uint64_t{1} << t.page_shift(level));
+        report(sign_extended(offset, t), std::uint64_t{1} << t.page_shift(level));
     };
 
     Word* const top_table = slot_in<Word>(memory, root);
@@ -82,7 +72,7 @@ constexpr range_counts clear_in_range(const Operation& clear, const F& format, s
     enter(level, top_table, 0);
     while (level <= t.levels) {
         position& here = at[level];
-        if (here.next > here.last) {
+        if (here.empty()) {
             ++level;
             continue;
         }

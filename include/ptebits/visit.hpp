@@ -32,6 +32,32 @@ struct address_range {
     return {range.first & space, range.last & space};
 }
 
+/// An address as programs see it, from an offset into what tables of a shape translate.
+[[nodiscard]] constexpr std::uint64_t sign_extended(std::uint64_t offset, const shape& t) noexcept
+{
+    const bool high = t.canonical && (offset >> (t.address_bits() - 1)) != 0;
+    return high ? offset | ~ones(t.address_bits() - 1, 0) : offset;
+}
+
+/// The slots of one table that lie in a range, in order.
+struct slot_run {
+    std::uint64_t begin = 0;  ///< of what the table translates: an offset
+    std::uint64_t next = 0;   ///< index of the slot that comes next
+    std::uint64_t last = 0;
+
+    constexpr slot_run() = default;
+    /// Those of a table of a level. Precondition: it translates some of the range.
+    constexpr slot_run(const shape& t, unsigned level, std::uint64_t table_begin, address_range part) noexcept
+        : begin(table_begin), last(ones(t.index_bits_at(level) - 1, 0))
+    {
+        const unsigned shift = t.page_shift(level);
+        if (part.first > begin) next = (part.first - begin) >> shift;
+        if (const std::uint64_t end = (part.last - begin) >> shift; end < last) last = end;
+    }
+
+    [[nodiscard]] constexpr bool empty() const noexcept { return next > last; }
+};
+
 /// An entry met on the way.
 template <slot_word Word>
 struct visited_entry {
@@ -102,8 +128,7 @@ constexpr visit_summary visit(const F& format, std::uint64_t root, address_range
         using word = std::remove_reference_t<decltype(*slot_in<Word>(memory, root))>;
         struct frame {
             std::uint64_t table = 0;
-            std::uint64_t base = 0;  // of what the table translates
-            std::uint64_t next = 0;  // index
+            slot_run slots;
             permission_fold above;
         };
         const shape& t = format.tables();
@@ -112,25 +137,23 @@ constexpr visit_summary visit(const F& format, std::uint64_t root, address_range
 
         const address_range part = translated_part(range, t);
         if (part.first > part.last) return summary;
-        const std::uint64_t all = ones(t.address_bits() - 1, 0);
         frame frames[max_levels + 1];
         unsigned level = t.levels;
-        const auto enter = [&](unsigned at, std::uint64_t table, std::uint64_t base, const permission_fold& above) {
+        const auto enter = [&](unsigned at, std::uint64_t table, std::uint64_t begin, const permission_fold& above) {
             ++summary.entered;
-            frames[at] = {table, base, part.first > base ? (part.first - base) >> t.page_shift(at) : 0, above};
+            frames[at] = {table, slot_run(t, at, begin, part), above};
         };
         enter(level, root, 0, {});
         if (once != nullptr) static_cast<void>(once->add(root, level));
 
         while (level <= t.levels) {
             frame& f = frames[level];
-            const unsigned shift = t.page_shift(level);
-            const std::uint64_t index = f.next++;
-            const std::uint64_t address = f.base + (index << shift);
-            if (index >> t.index_bits_at(level) != 0 || address > part.last) {
+            if (f.slots.empty()) {
                 ++level;
                 continue;
             }
+            const std::uint64_t index = f.slots.next++;
+            const std::uint64_t offset = f.slots.begin + (index << t.page_shift(level));
             const std::uint64_t slot_address = f.table + index * sizeof(Word);
             word* const slot = slot_in<Word>(memory, slot_address);
             if (slot == nullptr) {
@@ -144,9 +167,9 @@ constexpr visit_summary visit(const F& format, std::uint64_t root, address_range
             const layout& l = format.layout_at(level, is);
             permission_fold rights = f.above;
             rights.add(entry, permission_fold::silent_in(l, format.layout_at(1, kind::leaf)));
-            const bool high = t.canonical && (address >> (t.address_bits() - 1)) != 0;
-            const visit_next wanted = visitor(visited_entry<word>{level, is, high ? address | ~all : address, shift,
-                                                                  slot, slot_address, entry, rights.result(format)});
+            const visit_next wanted =
+                visitor(visited_entry<word>{level, is, sign_extended(offset, t), t.page_shift(level), slot,
+                                            slot_address, entry, rights.result(format)});
             if (wanted == visit_next::stop) {
                 summary.stopped = true;
                 return summary;
@@ -161,7 +184,7 @@ constexpr visit_summary visit(const F& format, std::uint64_t root, address_range
                 if (seen != table_set::outcome::added) continue;
             }
             --level;
-            enter(level, table, address, rights);
+            enter(level, table, offset, rights);
         }
         return summary;
     });
