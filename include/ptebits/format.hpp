@@ -177,6 +177,7 @@ private:
     static constexpr std::size_t combination_count()
     {
         if constexpr (requires { Description::forbidden; }) {
+            // NOLINTNEXTLINE(bugprone-sizeof-expression): both types depend on Description, and so look the same
             return sizeof(Description::forbidden) / sizeof(Description::forbidden[0]);
         } else {
             return 1;  // one that nothing breaks

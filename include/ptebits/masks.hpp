@@ -103,11 +103,8 @@ struct static_masks_of {
     static constexpr field accessed = masks::from(Values).accessed;
     static constexpr field dirty = masks::from(Values).dirty;
 
-    [[nodiscard]] static constexpr const mask_values& values() noexcept { return values_; }
+    [[nodiscard]] static constexpr const mask_values& values() noexcept { return Values; }
     [[nodiscard]] static constexpr std::uint64_t present_mask() noexcept { return Values.present; }
-
-private:
-    static constexpr mask_values values_ = Values;
 };
 
 static_assert(entry_masks<masks> && static_masks<static_masks_of<mask_values{.present = 1}>>);

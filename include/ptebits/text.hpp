@@ -370,8 +370,10 @@ public:
 
     constexpr text_writer& decimal(unsigned value) noexcept
     {
-        if (value >= 10) decimal(value / 10);
-        return put(static_cast<char>('0' + value % 10));
+        unsigned unit = 1;
+        while (value / unit >= 10) unit *= 10;
+        for (; unit != 0; unit /= 10) put(static_cast<char>('0' + value / unit % 10));
+        return *this;
     }
 
     /// As 0x12'3456'7000.
