@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: BSL-1.0
 // draw_formats: writes docs/formats.md and its diagrams from the rows of the formats, or
 // compares the files that are there with what it would write.
-#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
@@ -12,6 +11,7 @@
 #include <sstream>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <variant>
 #include <vector>
 
@@ -207,7 +207,7 @@ std::string label_of(const cell& c, kind k, unsigned box_width)
 {
     if (!c.mnemonic.empty()) return c.mnemonic;
     std::string text = role_name(c, k);
-    if (text.size() * narrow_width > box_width * 10) text = c.is == role::reserved ? "0" : "-";
+    if (text.size() * narrow_width > std::size_t{box_width} * 10) text = c.is == role::reserved ? "0" : "-";
     return text;
 }
 
@@ -238,8 +238,8 @@ void draw_box(std::ostream& out, unsigned x, unsigned y, unsigned width, const c
     draw_rectangle(out, x, y, width, cell_height, fill_of(c.is));
     if (!c.only_with.empty()) draw_dashes(out, x, y, width, cell_height);
     const std::string label = label_of(c, k, width);
-    draw_text(out, x + width / 2, y + cell_height / 2 + 4, label.size() * name_width > width * 10 ? "narrow" : "name",
-              "middle", label);
+    draw_text(out, x + width / 2, y + cell_height / 2 + 4,
+              label.size() * name_width > std::size_t{width} * 10 ? "narrow" : "name", "middle", label);
 }
 
 std::string svg_begin(unsigned width, unsigned height, std::string_view title)
@@ -537,7 +537,7 @@ int check(const std::filesystem::path& directory)
         status = 1;
     }
     for (const auto& entry : std::filesystem::directory_iterator(directory / "formats")) {
-        if (all.count("formats/" + entry.path().filename().string()) != 0) continue;
+        if (all.contains("formats/" + entry.path().filename().string())) continue;
         std::cerr << entry.path().string() << ": no such diagram any more\n";
         status = 1;
     }

@@ -286,7 +286,7 @@ void print_difference(std::uint64_t before, std::uint64_t after, unsigned level,
 
 // ---- the command line
 
-enum class output { by_default, brief, full, difference };
+enum class output : std::uint8_t { by_default, brief, full, difference };
 
 struct request {
     output how = output::by_default;

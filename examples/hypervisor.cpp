@@ -11,6 +11,7 @@
 #include <atomic>
 #include <charconv>
 #include <chrono>
+#include <cstddef>
 #include <cstdint>
 #include <iostream>
 #include <memory>
@@ -18,6 +19,7 @@
 #include <random>
 #include <string>
 #include <string_view>
+#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -382,7 +384,7 @@ void machine<Mmu>::report() const
 template <ept_features Features>
 bool run(const char* title, std::chrono::milliseconds length)
 {
-    std::cout << title << std::endl;
+    std::cout << title << '\n' << std::flush;
     machine<mmu<Features>> m;
     const auto end = std::chrono::steady_clock::now() + length;
     do {

@@ -33,7 +33,7 @@ template <ept_features F>
 std::uint64_t* mmu<F>::table_memory::operator()(std::uint64_t physical) const noexcept
 {
     const std::uint64_t index = (physical - tables_at) / sizeof(std::uint64_t);
-    if (physical < tables_at || index >= max_tables * slots_in_table) return nullptr;
+    if (physical < tables_at || index >= std::uint64_t{max_tables} * slots_in_table) return nullptr;
     return &owner_->tables_[index / slots_in_table][index % slots_in_table];
 }
 

@@ -148,7 +148,7 @@ private:
     static constexpr unsigned slots_in_table = 512;
     static constexpr std::uint64_t tables_at = std::uint64_t{max_host_pages} << ptebits::base_page_shift;
 
-    const memory_slot* find_slot(std::uint64_t guest_page) const noexcept;
+    [[nodiscard]] const memory_slot* find_slot(std::uint64_t guest_page) const noexcept;
     void log_write(std::uint64_t guest_page) noexcept;
     bool grant_write(std::uint64_t& slot, std::uint64_t guest_page) noexcept;
     fault_outcome map(std::uint64_t guest_physical, const ptebits::memory_access& a) noexcept;

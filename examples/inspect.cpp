@@ -226,7 +226,7 @@ void report(ptimg::image& image, const Features& features)
     std::cout << "features: " << describe(features) << '\n';
     std::cout << "recorded:";
     for (const char* key : {"guest_mode", "stage", "kernel", "emulator", "cpu"}) {
-        if (image.facts.count(key) != 0) std::cout << ' ' << key << '=' << image.fact(key, "");
+        if (image.facts.contains(key)) std::cout << ' ' << key << '=' << image.fact(key, "");
     }
     std::cout << '\n';
     const auto format = format_for(features);

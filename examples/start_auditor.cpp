@@ -10,11 +10,11 @@ using namespace ptebits;
 // What you audit: include the header in its place.
 namespace theirs {
 
-constexpr std::uint64_t ept_accessed = 1ull << 8;
-constexpr std::uint64_t ept_dirty = 1ull << 9;
+constexpr std::uint64_t ept_accessed = 1ULL << 8;
+constexpr std::uint64_t ept_dirty = 1ULL << 9;
 constexpr unsigned ept_type_shift = 3;
 constexpr std::uint64_t ept_address = 0x0000'3fff'ffff'f000;
-constexpr std::uint64_t host_writable = 1ull << 57;
+constexpr std::uint64_t host_writable = 1ULL << 57;
 constexpr std::uint64_t page_in_ram = 0x7 | 6 << ept_type_shift;
 constexpr std::uint64_t mmio = 0x6;  // meant to be a misconfiguration
 constexpr std::uint64_t being_removed = 0x5a0;

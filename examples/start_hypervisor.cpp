@@ -31,7 +31,7 @@ template <class Format>
 void map_all(permissions grant)
 {
     for (unsigned level = 4; level > 1; --level) {
-        const std::uint64_t below = root + (5 - level) * 4096;
+        const std::uint64_t below = root + std::uint64_t{5 - level} * 4096;
         page_tables[4 - level][0] = encode(kind::table, level, below, {}, Format{}).entry;
     }
     for (std::size_t page = 0; page < 512; ++page) {

@@ -86,7 +86,7 @@ int main()
 
     const outcome load = access_memory(m, operation::read, 0x40'0123);
     const outcome store = access_memory(m, operation::write, 0x40'0123);
-    *m.memory(m.host_root + 2 * 4096) = 0;  // the host takes its page away
+    *m.memory(m.host_root + 0x2000) = 0;  // the host takes its page away
     const outcome lost = access_memory(m, operation::read, 0x40'0123);
 
     for (const outcome& o : {load, store, lost}) std::cout << o.what << ' ' << std::hex << o.value << '\n';

@@ -16,15 +16,15 @@ namespace theirs {
 using u64 = std::uint64_t;
 
 // AMD nested page tables
-constexpr u64 npt_present = 1ull << 0;
-constexpr u64 npt_write = 1ull << 1;
-constexpr u64 npt_user = 1ull << 2;
-constexpr u64 npt_write_through = 1ull << 3;
-constexpr u64 npt_cache_disable = 1ull << 4;
-constexpr u64 npt_accessed = 1ull << 5;
-constexpr u64 npt_dirty = 1ull << 6;
-constexpr u64 npt_large = 1ull << 7;
-constexpr u64 npt_execute_disable = 1ull << 63;
+constexpr u64 npt_present = 1ULL << 0;
+constexpr u64 npt_write = 1ULL << 1;
+constexpr u64 npt_user = 1ULL << 2;
+constexpr u64 npt_write_through = 1ULL << 3;
+constexpr u64 npt_cache_disable = 1ULL << 4;
+constexpr u64 npt_accessed = 1ULL << 5;
+constexpr u64 npt_dirty = 1ULL << 6;
+constexpr u64 npt_large = 1ULL << 7;
+constexpr u64 npt_execute_disable = 1ULL << 63;
 constexpr u64 npt_address = 0x0000'ffff'ffff'f000;
 constexpr u64 npt_address_2m = 0x0000'ffff'ffe0'0000;
 
@@ -33,12 +33,12 @@ constexpr u64 ept_read = 0x1;
 constexpr u64 ept_write = 0x2;
 constexpr u64 ept_execute = 0x4;
 constexpr unsigned ept_memory_type_shift = 3;
-constexpr u64 ept_memory_type = 7ull << ept_memory_type_shift;
-constexpr u64 ept_ignore_pat = 1ull << 6;
-constexpr u64 ept_large = 1ull << 7;
-constexpr u64 ept_accessed = 1ull << 8;
-constexpr u64 ept_dirty = 1ull << 9;
-constexpr u64 ept_suppress_ve = 1ull << 63;
+constexpr u64 ept_memory_type = 7ULL << ept_memory_type_shift;
+constexpr u64 ept_ignore_pat = 1ULL << 6;
+constexpr u64 ept_large = 1ULL << 7;
+constexpr u64 ept_accessed = 1ULL << 8;
+constexpr u64 ept_dirty = 1ULL << 9;
+constexpr u64 ept_suppress_ve = 1ULL << 63;
 constexpr u64 ept_reserved_table = 0xf8;  // levels 4 and 5
 constexpr u64 ept_reserved_2m = 0x1f'f000;
 constexpr u64 ept_device_page = 0x7;                      // uncacheable, all rights
@@ -46,25 +46,25 @@ constexpr u64 ept_ram_page = 0x7 | 6 << 3 | ept_dirty;    // write-back, born di
 constexpr u64 ept_mmio_marker = ept_write | ept_execute;  // a misconfiguration, on purpose
 
 // Shadow page tables
-constexpr u64 pt_present = 1ull << 0;
-constexpr u64 pt_write = 1ull << 1;
-constexpr u64 pt_user = 1ull << 2;
-constexpr u64 pt_accessed = 1ull << 5;
-constexpr u64 pt_dirty = 1ull << 6;
-constexpr u64 pt_page_size = 1ull << 7;
-constexpr u64 pt_pat = 1ull << 7;
-constexpr u64 pt_pat_large = 1ull << 12;
-constexpr u64 pt_global = 1ull << 8;
-constexpr u64 pt_protection_key = 0xfull << 59;
-constexpr u64 pt_execute_disable = 1ull << 63;
+constexpr u64 pt_present = 1ULL << 0;
+constexpr u64 pt_write = 1ULL << 1;
+constexpr u64 pt_user = 1ULL << 2;
+constexpr u64 pt_accessed = 1ULL << 5;
+constexpr u64 pt_dirty = 1ULL << 6;
+constexpr u64 pt_page_size = 1ULL << 7;
+constexpr u64 pt_pat = 1ULL << 7;
+constexpr u64 pt_pat_large = 1ULL << 12;
+constexpr u64 pt_global = 1ULL << 8;
+constexpr u64 pt_protection_key = 0xfULL << 59;
+constexpr u64 pt_execute_disable = 1ULL << 63;
 constexpr unsigned pt_accessed_shift = 5;
 
 // Software bits, in entries of all three
-constexpr u64 host_writable = 1ull << 57;
-constexpr u64 mmu_writable = 1ull << 58;
+constexpr u64 host_writable = 1ULL << 57;
+constexpr u64 mmu_writable = 1ULL << 58;
 constexpr unsigned saved_rights_shift = 54;
 constexpr u64 removed_npt = 0x5a0;                               // an entry that is being zapped
-constexpr u64 removed_ept = 1ull << 58 | 5ull << 3 | 1ull << 6;  // the same
+constexpr u64 removed_ept = 1ULL << 58 | 5ULL << 3 | 1ULL << 6;  // the same
 
 }  // namespace theirs
 

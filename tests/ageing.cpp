@@ -239,7 +239,7 @@ TEST_CASE("young_any stops at the first young entry")
 {
     struct counting : plain_access {
         int* loads;
-        std::uint64_t load(const std::uint64_t& slot) const
+        [[nodiscard]] std::uint64_t load(const std::uint64_t& slot) const
         {
             ++*loads;
             return slot;

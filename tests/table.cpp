@@ -397,6 +397,7 @@ struct random_tables {
 
     random_tables() : memory(std::size_t{1} << Format::tables().index_bits_at(levels)) { grow(levels, 0x1000, 0); }
 
+    // NOLINTNEXTLINE(misc-no-recursion): no deeper than the tables
     void grow(unsigned level, std::uint64_t table, std::uint64_t begin)
     {
         const std::size_t slots = std::size_t{1} << Format::tables().index_bits_at(level);
@@ -442,7 +443,7 @@ struct random_tables {
     }
 
     // Young or dirty pages that overlap a range of addresses as users write them.
-    std::vector<page> model(std::uint64_t flag, address_range range) const
+    [[nodiscard]] std::vector<page> model(std::uint64_t flag, address_range range) const
     {
         std::vector<page> expected;
         for (const mapping& m : pages) {

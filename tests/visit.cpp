@@ -178,7 +178,7 @@ TEST_CASE("mappings that follow each other are one, and agree with a walk at eve
         memory.at(3, 2) = 0x5007;
         std::uint64_t frame = 0x10'0000;
         for (unsigned i = 0; i < 1024; ++i) {
-            const unsigned what = static_cast<unsigned>(random() % 16);
+            const auto what = static_cast<unsigned>(random() % 16);
             if (what == 0) frame += 0x1000;
             memory.at(4 + i / 512, i % 512) = what == 1 ? 0 : frame | (what == 2 ? 0x5U : 0x7U);
             frame += 0x1000;

@@ -3,6 +3,7 @@
 // manuals' rules. Recorded outcomes of other MMUs are replayed by replay.cpp.
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <array>
 #include <atomic>
 #include <cstdint>
@@ -13,6 +14,7 @@
 #include <random>
 #include <thread>
 #include <type_traits>
+#include <utility>
 #include <vector>
 
 using namespace ptebits;
@@ -157,7 +159,7 @@ void fill(arena& memory, const Format& format, dice& d)
 {
     const unsigned entry_bits = format.tables().entry_bits;
     for (word at = memory.base(); memory.holds(at); at += entry_bits / 8) {
-        const unsigned level = static_cast<unsigned>(1 + d.below(format.tables().levels));
+        const auto level = static_cast<unsigned>(1 + d.below(format.tables().levels));
         const kind k = d.one_in(3) ? kind::leaf : kind::table;
         const layout& l = format.layout_at(level, k);
         const word target = memory.base() + d.below(memory.pages()) * page_bytes;
@@ -406,7 +408,7 @@ void check_legal_chains(unsigned seed)
     for (unsigned round = 0; round < 300; ++round) {
         const auto format = format_for(random_features(d, std::type_identity<Features>{}));
         const shape& t = format.tables();
-        unsigned leaf_level = static_cast<unsigned>(1 + d.below(t.levels));
+        auto leaf_level = static_cast<unsigned>(1 + d.below(t.levels));
         while (!format.exists(leaf_level, kind::leaf)) --leaf_level;
         word address = random_address(format, d);
         if (t.address_bits() < 64 && !t.canonical) address &= ones(t.address_bits() - 1, 0);
@@ -454,7 +456,7 @@ using long_mode = shadow<shadow_features{}>;
 struct one_page {
     arena memory{0x1000, 5};
 
-    one_page(word e4 = 0x2067, word e3 = 0x3067, word e2 = 0x4067, word e1 = 0x5000'0067)
+    explicit one_page(word e4 = 0x2067, word e3 = 0x3067, word e2 = 0x4067, word e1 = 0x5000'0067)
     {
         memory.put(0x1000, e4);
         memory.put(0x2000, e3);
@@ -772,7 +774,7 @@ TEST_CASE("an entry that changed since it was judged is judged again")
     constexpr word e1 = 0x5007;
     const auto run = [](unsigned level, word put, const asked& a, unsigned times = 1) {
         one_page page(0x2007, 0x3007, 0x4007, e1);
-        word* const victim = page.memory((5 - level) * 0x1000, std::type_identity<word>{});
+        word* const victim = page.memory(word{5 - level} * 0x1000, std::type_identity<word>{});
         interfering_access other;
         other.memory = &page.memory;
         other.victim = victim;
@@ -1188,10 +1190,10 @@ TEST_CASE("walk_batch gives what walks one by one give, and sets the same flags"
     std::mt19937_64 random(3);
     using format = shadow<shadow_features{.physical_bits = 40}>;
     for (const std::size_t count : {std::size_t{0}, std::size_t{1}, std::size_t{16}, std::size_t{41}}) {
-        std::vector<std::uint64_t> words(8 * 512);
-        for (std::size_t i = 0; i < words.size(); ++i) {
+        std::vector<std::uint64_t> words(std::size_t{8} * 512);
+        for (std::uint64_t& w : words) {
             const std::uint64_t page = random() % 9;  // the last is not there
-            words[i] = page << 12 | (random() % 8 == 0 ? random() & 0xff : 0x7);
+            w = page << 12 | (random() % 8 == 0 ? random() & 0xff : 0x7);
         }
         std::vector<std::uint64_t> again = words;
         const auto memory_of = [](std::vector<std::uint64_t>& from) {

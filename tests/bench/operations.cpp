@@ -256,9 +256,9 @@ long steps_around(contestant run, word before)
         if (ptrace(PTRACE_TRACEME, 0, nullptr, nullptr) != 0) _exit(1);
         raise(SIGSTOP);
         asm volatile("int3" ::: "memory");
-        const bool result = run(slot);
+        static_cast<void>(run(slot));
         asm volatile("int3" ::: "memory");
-        _exit(result ? 0 : 0);
+        _exit(0);
     }
     long steps = -1;
     int status = 0;

@@ -13,7 +13,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <fstream>
-#include <new>
+#include <memory>
 #include <ptebits/table.hpp>
 #include <random>
 #include <string>
@@ -326,8 +326,9 @@ int main(int argc, char** argv)
         return 1;
     }
     // Large pages, as kernels map their memory.
-    const std::uintptr_t aligned = (reinterpret_cast<std::uintptr_t>(mapped) + 0x1f'ffff) & ~std::uintptr_t{0x1f'ffff};
-    memory = reinterpret_cast<table*>(aligned);
+    void* aligned = mapped;
+    std::size_t room = tables * sizeof(table) + 0x20'0000;
+    memory = static_cast<table*>(std::align(0x20'0000, tables * sizeof(table), aligned, room));
     madvise(memory, tables * sizeof(table), MADV_HUGEPAGE);
     bitmaps.resize(tables);
     calibrate();

@@ -42,7 +42,7 @@ private:
         const bool qemu = image_.fact("emulator", "").starts_with("qemu");
         if (!qemu || features == nullptr || features->levels != 3) return;
         for (unsigned i = 0; i < 4; ++i) {
-            std::uint64_t& entry = *image_.slot(image_.root + i * 8);
+            std::uint64_t& entry = *image_.slot(image_.root + std::uint64_t{i} * 8);
             if ((entry & 0x21) != 0x21) continue;
             entry &= ~std::uint64_t{0x20};
             ++report_.exceptions[4];

@@ -328,7 +328,7 @@ private:
     [[nodiscard]] static twin twin_of(const format& f, std::type_identity<std::tuple<Statics...>>)
     {
         twin found = nullptr;
-        ((found = found == nullptr && same_format(Statics{}, f) ? &static_agrees<Statics> : found), ...);
+        ((found = (found == nullptr && same_format(Statics{}, f)) ? &static_agrees<Statics> : found), ...);
         return found;
     }
 
