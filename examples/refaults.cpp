@@ -444,7 +444,7 @@ counts run_host(const trace& t, std::size_t memory)
 
 // ---- bounds: no tables, every touch is known
 
-enum class eviction_rule { first_in, least_recent, farthest_use };
+enum class eviction_rule : std::uint8_t { first_in, least_recent, farthest_use };
 
 template <eviction_rule Rule>
 counts run_bound(const trace& t, std::size_t memory)

@@ -15,6 +15,7 @@
 #include <stdexcept>
 #include <string>
 #include <string_view>
+#include <system_error>
 #include <type_traits>
 #include <utility>
 #include <variant>
@@ -223,10 +224,10 @@ config read_config(const std::string& file)
             c.guest_tables = number(value, 16);
             if (c.guest_tables % 4096 != 0) throw bad_input("guest.tables is not the address of a page");
         } else if (key.starts_with("guest.")) {
-            if (seen.count("guest") == 0) throw bad_input("guest must come before " + key);
+            if (!seen.contains("guest")) throw bad_input("guest must come before " + key);
             set_feature(c.guest, std::string_view(key).substr(6), value);
         } else if (key.starts_with("host.")) {
-            if (seen.count("host") == 0) throw bad_input("host must come before " + key);
+            if (!seen.contains("host")) throw bad_input("host must come before " + key);
             set_feature(c.host, std::string_view(key).substr(5), value);
         } else if (key.starts_with("cpu.")) {
             set_named(c.cpu, controls, std::string_view(key).substr(4), value);
@@ -236,7 +237,7 @@ config read_config(const std::string& file)
     };
     for_each_line(in, file, take);
     for (const char* key : {"guest", "host"}) {
-        if (seen.count(key) == 0) throw bad_input(file + ": " + key + " is missing");
+        if (!seen.contains(key)) throw bad_input(file + ": " + key + " is missing");
     }
     const auto check = [&](const auto& format, const std::string& whose) {
         try {

@@ -128,7 +128,7 @@ constexpr range_counts clear_in_range(const Operation& clear, const F& format, s
 template <entry_format F>
 [[nodiscard]] constexpr const F& format_of(const F& format) noexcept
 {
-    return format;
+    return format;  // NOLINT(bugprone-return-const-ref-from-parameter): the caller keeps it for the call
 }
 template <entry_format F, unsigned S>
 [[nodiscard]] constexpr const F& format_of(const access_tracking<F, S>& tracking) noexcept

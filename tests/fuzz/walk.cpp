@@ -47,7 +47,7 @@ constexpr std::size_t pages = 5;
 /// Exactly as long as it must be, so that a sanitizer sees the first byte beyond.
 class memory {
 public:
-    explicit memory(input& in) : words_(pages * 512)
+    explicit memory(input& in) : words(pages * 512)
     {
         // A few entries, placed all over: an input of a hundred bytes is a forest of tables.
         std::uint64_t kept[8];
@@ -57,25 +57,25 @@ public:
             if ((k >> 56 & 3) != 0) k = (k & 0xfff) | (base + (k >> 12) % pages * 0x1000);
         }
         std::uint64_t state = in.number(4) | 1;
-        for (std::uint64_t& w : words_) {
+        for (std::uint64_t& w : words) {
             state = state * 6364136223846793005 + 1442695040888963407;
             w = kept[state >> 61];
         }
-        while (!in.empty()) words_[in.number(2) % words_.size()] = in.number(8);
+        while (!in.empty()) words[in.number(2) % words.size()] = in.number(8);
     }
 
     template <class Word>
     [[nodiscard]] Word* operator()(std::uint64_t physical, std::type_identity<Word>)
     {
         if (++asked_for > limit) std::abort();  // a walk without end
-        if (physical < base || physical - base >= words_.size() * 8) return nullptr;
-        return reinterpret_cast<Word*>(reinterpret_cast<char*>(words_.data()) + (physical - base));
+        if (physical < base || physical - base >= words.size() * 8) return nullptr;
+        return reinterpret_cast<Word*>(reinterpret_cast<char*>(words.data()) + (physical - base));
     }
 
     // Five levels of five each, and again for each entry whose flags are set, and the update.
     static constexpr unsigned limit = 2000;
     unsigned asked_for = 0;
-    std::vector<std::uint64_t> words_;
+    std::vector<std::uint64_t> words;
 };
 
 void require(bool holds)
@@ -120,32 +120,32 @@ walk_result try_one(const Format& format, memory& m, const question& q)
     require(m.asked_for <= max_levels);
     look_at(looked, format);
     static_cast<void>(fault_code(looked, q.what, q.cpu, format));
-    const std::vector<std::uint64_t> before = m.words_;
+    const std::vector<std::uint64_t> before = m.words;
     const walk_result walked = walk(format, q.root, q.address, q.what, q.cpu, m, update_flags::yes, plainly);
     look_at(walked, format);
-    if (!walked) require(m.words_ == before || looked);
-    m.words_ = before;
+    if (!walked) require(m.words == before || looked);
+    m.words = before;
     return looked;
 }
 
 template <class Guest, class Host>
 void try_nested(const Guest& guest, const Host& host, memory& m, const question& q, std::uint64_t host_root)
 {
-    const std::vector<std::uint64_t> before = m.words_;
+    const std::vector<std::uint64_t> before = m.words;
     for (const update_flags update : {update_flags::no, update_flags::yes}) {
         m.asked_for = 0;
         const nested_result r =
             nested_walk(guest, q.root, host, host_root, q.address, q.what, q.cpu, m, update, plainly);
         if (r.where == dimension::host) look_at(r.host, host);
         require(r.guest.steps <= max_levels);
-        if (update == update_flags::no) require(m.words_ == before);
+        if (update == update_flags::no) require(m.words == before);
     }
-    m.words_ = before;
+    m.words = before;
 }
 
 shadow_features shadow_from(input& in)
 {
-    const unsigned switches = static_cast<unsigned>(in.number(2));
+    const auto switches = static_cast<unsigned>(in.number(2));
     const auto on = [switches](unsigned index) { return (switches >> index & 1) != 0; };
     shadow_features f;
     f.levels = in.byte() % 6;  // 0 and 1 are wrong
@@ -180,7 +180,7 @@ npt_features npt_from(input& in)
 
 ept_features ept_from(input& in)
 {
-    const unsigned switches = static_cast<unsigned>(in.number(2));
+    const auto switches = static_cast<unsigned>(in.number(2));
     const auto on = [switches](unsigned index) { return (switches >> index & 1) != 0; };
     ept_features f;
     f.levels = 3 + in.byte() % 3;  // 3 is wrong
@@ -209,7 +209,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     const npt_features nested = npt_from(in);
     const ept_features extended = ept_from(in);
     question q;
-    q.root = in.flag() ? in.number(8) : base + in.byte() % pages * 0x1000 + in.byte() % 2 * 0x20;
+    q.root = in.flag() ? in.number(8) : base + in.byte() % pages * 0x1000 + in.byte() % 2 * std::uint64_t{0x20};
     const std::uint64_t host_root = in.flag() ? in.number(8) : base + in.byte() % pages * 0x1000;
     q.address = in.number(8);
     if (in.flag()) q.address = static_cast<std::uint64_t>(static_cast<std::int64_t>(q.address << 16) >> 16);
