@@ -1,0 +1,195 @@
+// SPDX-License-Identifier: BSL-1.0
+// What the fuzz targets share: reading an input as numbers and features, the check that
+// aborts, and a program that makes inputs where libFuzzer is not there:
+//     clang++ -std=c++20 -g -O1 -fsanitize=fuzzer,address,undefined -I include -I examples tests/fuzz/NAME.cpp
+// Without -fsanitize=fuzzer, -DPTEBITS_FUZZ_MAIN gives
+//     NAME SECONDS [FILE|DIRECTORY]...
+// which runs the files of a corpus, then random inputs and changed files.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+
+#include <ptebits/ptebits.hpp>
+
+extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size);
+
+namespace fuzz {
+
+/// Stops at a finding, and says where: an optimised stack does not.
+inline void require(bool holds, const char* file = __builtin_FILE(), int line = __builtin_LINE())
+{
+    if (holds) return;
+    std::fprintf(stderr, "%s:%d: does not hold\n", file, line);
+    std::abort();
+}
+
+/// Reads numbers from the input; zeros behind its end.
+class input {
+public:
+    input(const std::uint8_t* data, std::size_t size) : data_(data), size_(size) {}
+
+    std::uint64_t number(std::size_t bytes)
+    {
+        std::uint64_t value = 0;
+        const std::size_t taken = bytes < size_ ? bytes : size_;
+        if (taken != 0) std::memcpy(&value, data_, taken);
+        data_ += taken;
+        size_ -= taken;
+        return value;
+    }
+    unsigned byte() { return static_cast<unsigned>(number(1)); }
+    bool flag() { return (number(1) & 1) != 0; }
+    [[nodiscard]] bool empty() const { return size_ == 0; }
+
+private:
+    const std::uint8_t* data_;
+    std::size_t size_;
+};
+
+/// Any features, those that contradict each other too.
+inline ptebits::shadow_features shadow_from(input& in)
+{
+    const unsigned switches = static_cast<unsigned>(in.number(2));
+    const auto on = [switches](unsigned index) { return (switches >> index & 1) != 0; };
+    ptebits::shadow_features f;
+    f.levels = in.byte() % 6;  // 0 and 1 are wrong
+    f.physical_bits = 30 + in.byte() % 24;
+    f.execute_disable = on(0);
+    f.gigabyte_pages = on(1);
+    f.large_pages = on(2);
+    f.pse36 = on(3);
+    f.global_pages = on(4);
+    f.protection_keys = on(5);
+    f.hlat = on(6);
+    f.reserved_bit_8 = on(7);
+    if (on(8)) f.encryption_bit = in.byte();
+    return f;
+}
+
+inline ptebits::npt_features npt_from(input& in)
+{
+    const ptebits::shadow_features s = shadow_from(in);
+    ptebits::npt_features f;
+    f.levels = s.levels;
+    f.physical_bits = s.physical_bits;
+    f.execute_disable = s.execute_disable;
+    f.gigabyte_pages = s.gigabyte_pages;
+    f.large_pages = s.large_pages;
+    f.pse36 = s.pse36;
+    f.reserved_bit_8 = s.reserved_bit_8;
+    f.guest_mode_execute_trap = s.hlat;
+    f.encryption_bit = s.encryption_bit;
+    return f;
+}
+
+inline ptebits::ept_features ept_from(input& in)
+{
+    const unsigned switches = static_cast<unsigned>(in.number(2));
+    const auto on = [switches](unsigned index) { return (switches >> index & 1) != 0; };
+    ptebits::ept_features f;
+    f.levels = 3 + in.byte() % 3;  // 3 is wrong
+    f.physical_bits = 30 + in.byte() % 24;
+    f.accessed_dirty = on(0);
+    f.execute_only = on(1);
+    f.large_pages = on(2);
+    f.gigabyte_pages = on(3);
+    f.mode_based_execute = on(4);
+    f.verify_guest_paging = on(5);
+    f.paging_write = on(6);
+    f.supervisor_shadow_stack = on(7);
+    f.sub_page_write = on(8);
+    f.suppress_ve = on(9);
+    if (on(10)) f.software_accessed = in.byte();
+    return f;
+}
+
+/// Calls a function with a format of any kind and features, known at run time.
+template <class Function>
+void with_format_from(input& in, Function call)
+{
+    switch (in.byte() % 3) {
+    case 0:
+        return call(ptebits::format_for(shadow_from(in)));
+    case 1:
+        return call(ptebits::format_for(npt_from(in)));
+    default:
+        return call(ptebits::format_for(ept_from(in)));
+    }
+}
+
+}  // namespace fuzz
+
+#if defined(PTEBITS_FUZZ_MAIN)
+#include <chrono>
+#include <filesystem>
+#include <fstream>
+#include <iterator>
+#include <random>
+#include <vector>
+
+namespace fuzz {
+
+using bytes = std::vector<std::uint8_t>;
+
+inline std::vector<bytes> read_corpus(int count, char** names)
+{
+    std::vector<bytes> corpus;
+    const auto take = [&](const std::filesystem::path& file) {
+        std::ifstream in(file, std::ios::binary);
+        require(in.is_open());
+        corpus.emplace_back(std::istreambuf_iterator<char>(in), std::istreambuf_iterator<char>());
+    };
+    for (int i = 0; i < count; ++i) {
+        if (!std::filesystem::is_directory(names[i])) {
+            take(names[i]);
+            continue;
+        }
+        for (const auto& entry : std::filesystem::directory_iterator(names[i])) take(entry.path());
+    }
+    return corpus;
+}
+
+}  // namespace fuzz
+
+int main(int argc, char** argv)
+{
+    const int seconds = argc > 1 ? std::atoi(argv[1]) : 0;
+    if (seconds < 1) {
+        std::fprintf(stderr, "usage: %s SECONDS [FILE|DIRECTORY]...\n", argv[0]);
+        return 2;
+    }
+    const std::vector<fuzz::bytes> corpus = fuzz::read_corpus(argc - 2, argv + 2);
+    for (const fuzz::bytes& seed : corpus) LLVMFuzzerTestOneInput(seed.data(), seed.size());
+
+    std::mt19937_64 engine(1);
+    const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(seconds);
+    unsigned long long inputs = corpus.size();
+    fuzz::bytes data;
+    while (std::chrono::steady_clock::now() < end) {
+        if (corpus.empty()) {
+            data.resize(engine() % 400);
+            for (std::uint8_t& byte : data) byte = static_cast<std::uint8_t>(engine());
+            // Flags of entries: half of the inputs have present ones throughout.
+            if (engine() % 2 == 0) {
+                for (std::size_t i = 60; i < data.size(); i += 4) data[i] |= 0x07;
+            }
+        } else {
+            // A few bytes of a seed, one another, or cut off.
+            data = corpus[engine() % corpus.size()];
+            for (std::uint64_t changes = engine() % 4; changes > 0 && !data.empty(); --changes) {
+                data[engine() % data.size()] =
+                    static_cast<std::uint8_t>(engine() % 2 == 0 ? engine() : data[engine() % data.size()]);
+            }
+            if (engine() % 8 == 0) data.resize(engine() % (data.size() + 1));
+        }
+        LLVMFuzzerTestOneInput(data.data(), data.size());
+        ++inputs;
+    }
+    std::printf("%llu inputs, no finding\n", inputs);
+    return 0;
+}
+#endif

@@ -1,0 +1,54 @@
+// SPDX-License-Identifier: BSL-1.0
+// Memory that an input makes: a few pages of entries that refer to each other, or to nothing.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <type_traits>
+#include <vector>
+
+#include "input.hpp"
+
+namespace fuzz {
+
+constexpr std::uint64_t base = 0x1000;
+constexpr std::size_t pages = 5;
+
+/// Exactly as long as it must be, so that a sanitizer sees the first byte beyond.
+class memory {
+public:
+    explicit memory(input& in) : words_(pages * 512)
+    {
+        // A few entries, placed all over: an input of a hundred bytes is a forest of tables.
+        std::uint64_t kept[8];
+        for (std::uint64_t& k : kept) {
+            k = in.number(8);
+            // Mostly one of the pages, with the flags of the input.
+            if ((k >> 56 & 3) != 0) k = (k & 0xfff) | (base + (k >> 12) % pages * 0x1000);
+        }
+        std::uint64_t state = in.number(4) | 1;
+        for (std::uint64_t& w : words_) {
+            state = state * 6364136223846793005 + 1442695040888963407;
+            w = kept[state >> 61];
+        }
+        while (!in.empty()) {
+            const std::uint64_t at = in.number(2);
+            words_[at % words_.size()] = in.number(8);
+        }
+    }
+
+    template <class Word>
+    [[nodiscard]] Word* operator()(std::uint64_t physical, std::type_identity<Word>)
+    {
+        require(++asked_for <= limit);
+        if (physical < base || physical - base >= words_.size() * 8) return nullptr;
+        return reinterpret_cast<Word*>(reinterpret_cast<char*>(words_.data()) + (physical - base));
+    }
+
+    // Walks: five levels of five each, and again for each entry whose flags are set, and the update.
+    std::uint64_t limit = 2000;
+    std::uint64_t asked_for = 0;
+    std::vector<std::uint64_t> words_;
+};
+
+}  // namespace fuzz

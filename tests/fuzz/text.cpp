@@ -1,0 +1,149 @@
+// SPDX-License-Identifier: BSL-1.0
+// Entries in words: any entry, level and features into a buffer of any size. Nothing is
+// written behind the buffer, and what is cut is the beginning of the whole text.
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <memory>
+#include <string>
+#include <string_view>
+
+#include <ptebits/text_stream.hpp>
+
+#include "input.hpp"
+
+using namespace ptebits;
+using namespace fuzz;
+
+namespace {
+
+/// The whole of a text, after a look at what a buffer of another size gets.
+template <class Describe>
+std::string whole(const Describe& describe, std::size_t size)
+{
+    const std::size_t needed = describe(nullptr, 0).needed;
+    std::string text(needed, '?');
+    require(describe(text.data(), needed + 1) == text_result{needed, needed});
+    require(text.find('\0') == text.npos);
+
+    const auto buffer = std::make_unique<char[]>(size);  // of exactly this size, for the sanitizer
+    const text_result r = describe(buffer.get(), size);
+    require(r.needed == needed && r.written == (size == 0 ? 0 : std::min(needed, size - 1)));
+    require(r.truncated() == (r.written < needed));
+    if (size != 0) require(std::string_view(buffer.get(), size).substr(0, r.written) == text.substr(0, r.written));
+    if (size != 0) require(buffer[r.written] == '\0');
+    return text;
+}
+
+template <class Format>
+void try_one(const Format& format, std::uint64_t entry, unsigned level, std::size_t size)
+{
+    const auto in_a_line = [&](char* buffer, std::size_t n) { return describe(entry, level, format, buffer, n); };
+    const auto in_fields = [&](char* buffer, std::size_t n) {
+        return describe_fields(entry, level, format, buffer, n);
+    };
+    const auto printable = [](char c) { return c >= ' ' && c <= '~'; };
+
+    const std::string line = whole(in_a_line, size);
+    require(!line.empty() && std::all_of(line.begin(), line.end(), printable));
+    require(line.front() != ' ' && line.back() != ' ' && line.find("  ") == line.npos);
+    require(in_words(entry, level, format).line() == line);
+
+    // The same line but for the rule, then lines that end and are not empty.
+    const std::string fields = whole(in_fields, size);
+    require(in_words(entry, level, format).fields() == fields);
+    require(!fields.empty() && fields.back() == '\n' && fields.find("\n\n") == fields.npos);
+    require(std::all_of(fields.begin(), fields.end(), [&](char c) { return c == '\n' || printable(c); }));
+    require(fields.find(" \n") == fields.npos);
+    const std::string head = fields.substr(0, fields.find('\n'));
+    require(line.starts_with(head));
+    const std::string_view behind = std::string_view(line).substr(head.size());
+
+    const bool exists = level >= 1 && level <= format.tables().levels;
+    const finding found = diagnose(entry, level, format);
+    if (!exists) {
+        require(line.starts_with("no such level 0x") && behind.empty() && head.size() + 1 == fields.size());
+        return;
+    }
+    require(behind.empty() != static_cast<bool>(found));
+    if (found) require(behind.starts_with("; " + std::string(name(found.broken))));
+    require((fields.find("\nbroken: ") != fields.npos) == static_cast<bool>(found));
+    require(present(entry, format) || line == "empty" || line.starts_with("not present 0x"));
+
+    // Parts are all bits of an entry, each once, and of one role.
+    for (const kind k : {kind::table, kind::leaf}) {
+        unsigned low = 0;
+        while (low < 64) {
+            const auto part = part_at(low, level, k, format);
+            require(part.bits.exists() && part.bits.shift() == low);
+            const layout& l = format.layout_at(level, k);
+            require((part.bits.mask() & ~(part.is == role::none ? ~l.all : l.mask(part.is))) == 0);
+            low += part.bits.width();
+        }
+        require(low == 64);
+    }
+}
+
+/// The pieces that texts are made of, by themselves.
+void try_pieces(std::uint64_t value, std::size_t size)
+{
+    const auto piece = [&](const auto& put) {
+        return whole(
+            [&](char* buffer, std::size_t n) {
+                text_writer out(buffer, n);
+                put(out);
+                return out.end();
+            },
+            size);
+    };
+    std::string hex = piece([&](text_writer& out) { out.hex(value); });
+    std::erase(hex, '\'');
+    require(std::stoull(hex, nullptr, 16) == value);
+    const auto low = static_cast<unsigned>(value);
+    require(piece([&](text_writer& out) { out.decimal(low); }) == std::to_string(low));
+
+    std::uint64_t listed = 0;
+    const std::string list = piece([&](text_writer& out) { out.bit_list(value); });
+    for (const char* at = list.c_str(); *at != '\0'; at += *at == ',') {
+        char* end = nullptr;
+        const unsigned long first = std::strtoul(at, &end, 10);
+        const unsigned long last = *end == '-' ? std::strtoul(end + 1, &end, 10) : first;
+        require(end != at && first <= last && last < 64);
+        listed |= ones(static_cast<unsigned>(last), static_cast<unsigned>(first));
+        at = end;
+    }
+    require(listed == value);
+
+    const unsigned shift = low % 64;
+    const std::string page = piece([&](text_writer& out) { out.page_size(shift); });
+    const std::size_t unit = std::string_view("BKMGTPE").find(page.back());
+    require(unit != std::string_view::npos && std::stoull(page) << 10 * unit == std::uint64_t{1} << shift);
+
+    // Values of enumerations from elsewhere have a name, too.
+    const auto any = static_cast<std::uint8_t>(value >> 8);
+    for (const char* text : {name(static_cast<kind>(any)), name(static_cast<role>(any)), name(static_cast<rule>(any)),
+                             name(static_cast<defect>(any)), name(static_cast<encode_error>(any)),
+                             name(static_cast<masks_error>(any)), name(static_cast<marker_error>(any)),
+                             name(static_cast<fault_kind>(any)), name(static_cast<track_result>(any))}) {
+        require(text != nullptr && *text != '\0');
+    }
+}
+
+}  // namespace
+
+extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size)
+{
+    input in(data, size);
+    const unsigned first = in.byte();
+    const unsigned level = first < 240 ? first % 7 : static_cast<unsigned>(in.number(4));
+    const std::size_t buffer_size = in.byte() % 2 == 0 ? in.byte() : static_cast<std::size_t>(in.number(2));
+    with_format_from(in, [&](const auto& format) {
+        do {
+            const std::uint64_t entry = in.number(8);
+            try_one(format, entry, level, buffer_size);
+            try_pieces(entry, buffer_size % 64);
+        } while (!in.empty());
+    });
+    return 0;
+}
