@@ -253,9 +253,12 @@ void try_merge(const Format& format, std::uint64_t leaf, unsigned level, std::ui
         require(permissions_of(above, level, format) == permissions{});
         require(present(whole.entry, format) && legal(whole.entry, level, format));
         require(kind_of(whole.entry, level, format) == kind::leaf);
-        // What differs now is A and D.
+        // A and D of any, the rest of all.
         const layout& l = format.layout_at(level, kind::leaf);
-        require(((whole.entry ^ leaf) & ~(l.mask(role::accessed) | l.mask(role::dirty))) == 0);
+        const std::uint64_t flags = l.mask(role::accessed) | l.mask(role::dirty);
+        std::uint64_t any = 0;
+        for (const Word part : parts) any |= part & flags;
+        require(whole.entry == ((leaf & ~flags) | any));
     };
     if (format.tables().entry_bits == 64) {
         go(std::type_identity<std::uint64_t>{});
