@@ -71,17 +71,19 @@ void try_one(const Format& format, std::uint64_t entry, unsigned level, std::siz
     require((fields.find("\nbroken: ") != fields.npos) == static_cast<bool>(found));
     require(present(entry, format) || line == "empty" || line.starts_with("not present 0x"));
 
-    // Parts are all bits of an entry, each once, and of one role.
+    // Parts are all bits of an entry, each once, of one role because of one row.
+    const auto switches = row_features<typename Format::description>(format.features());
     for (const kind k : {kind::table, kind::leaf}) {
-        unsigned low = 0;
-        while (low < 64) {
+        const layout& l = format.layout_at(level, k);
+        auto before = part_at(0, level, k, format);
+        for (unsigned low = 0; low < 64; low += before.bits.width()) {
             const auto part = part_at(low, level, k, format);
-            require(part.bits.exists() && part.bits.shift() == low);
-            const layout& l = format.layout_at(level, k);
+            require(part.bits.exists() && part.bits.shift() == low && low + part.bits.width() <= 64);
             require((part.bits.mask() & ~(part.is == role::none ? ~l.all : l.mask(part.is))) == 0);
-            low += part.bits.width();
+            if (part.from != nullptr) require((part.bits.mask() & ~part.from->bits_at(switches).mask()) == 0);
+            require(low == 0 || part.is != before.is || part.from != before.from);
+            before = part;
         }
-        require(low == 64);
     }
 }
 

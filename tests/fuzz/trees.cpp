@@ -128,12 +128,36 @@ void try_ranges(const Format& format, memory& m, const question& q)
         [&](auto& slot) { return harvest_dirty(slot, format, plainly); });
 }
 
+/// A table of pages that follow each other, one bit different from some place on: by chance there
+/// would be none.
+template <class Format>
+void lay_out_run(const Format& format, memory& m, const question& q)
+{
+    const auto lay_out = [&]<class Word>(std::type_identity<Word> size) {
+        Word* const table = m(base + q.value % pages * 0x1000, size);
+        const unsigned shift = format.tables().page_shift(1 + (q.value >> 3) % 2);
+        const std::uint64_t different = q.value >> 5 & 0xfff;
+        const Word changed = static_cast<Word>(std::uint64_t{1} << (q.value >> 17) % 64);
+        const Word first = table[0];
+        for (std::uint64_t i = 1; i < 4096 / sizeof(Word); ++i) {
+            const std::uint64_t next = first + (i << shift);
+            table[i] = static_cast<Word>(i < different ? next : next ^ changed);
+        }
+    };
+    if (format.tables().entry_bits == 64) {
+        lay_out(std::type_identity<std::uint64_t>{});
+    } else {
+        lay_out(std::type_identity<std::uint32_t>{});
+    }
+}
+
 /// Mappings of a range against walks to addresses in it.
 template <class Format>
 void try_mappings(const Format& format, memory& m, const question& q)
 {
     m.limit = 3'000'000;
     m.asked_for = 0;
+    lay_out_run(format, m, q);
     std::vector<mapping> found;
     for_each_mapping(format, q.root, q.range, m, [&](const mapping& one) { found.push_back(one); }, plainly);
     for (std::size_t i = 0; i < found.size(); ++i) {
