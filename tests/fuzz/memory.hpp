@@ -23,8 +23,10 @@ public:
         std::uint64_t kept[8];
         for (std::uint64_t& k : kept) {
             k = in.number(8);
-            // Mostly one of the pages, with the flags of the input.
-            if ((k >> 56 & 3) != 0) k = (k & 0xfff) | (base + (k >> 12) % pages * 0x1000);
+            // Mostly one of the pages, with the flags of the input; some as aligned as large pages must be.
+            const std::uint64_t choice = k >> 56 & 3;
+            const bool large = choice == 1 && (k & 0x80) != 0;
+            if (choice != 0) k = (k & 0xfff) | (large ? (k >> 12 & 0xff) << 30 : base + (k >> 12) % pages * 0x1000);
         }
         std::uint64_t state = in.number(4) | 1;
         for (std::uint64_t& w : words_) {

@@ -270,8 +270,12 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
         q.root &= format.tables().levels == 3 ? ~std::uint64_t{31} : ~std::uint64_t{0xfff};
         q.address = in.number(8);
         if (in.flag()) q.address = static_cast<std::uint64_t>(static_cast<std::int64_t>(q.address << 16) >> 16);
-        const std::uint64_t length = in.number(4) >> in.byte() % 32;
-        q.range = {q.address, q.address + length < q.address ? ~std::uint64_t{0} : q.address + length};
+        // Ranges of Gbytes take milliseconds, so there are few of them.
+        const std::uint64_t length = in.number(4);
+        const unsigned cut = in.byte();
+        q.range.first = q.address;
+        q.range.last = q.address + (length >> (cut < 4 ? 0 : 9 + cut % 23));
+        if (q.range.last < q.range.first) q.range.last = ~std::uint64_t{0};
         q.what = {.what = static_cast<operation>(in.byte() & 3), .user = in.flag()};
         q.value = in.number(4);
         memory m(in);
