@@ -22,12 +22,12 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
         require_message(e.what(), "F", text);
         return 0;
     }
-    // A line is an interval, the first is one, or a page, a blank and flags. Pages are numbered in the order of first
-    // touch.
+    // A line is an interval, as the first is, or a page, a blank and flags.
     const auto count = [text](char c) { return static_cast<std::size_t>(std::count(text.begin(), text.end(), c)); };
     require(text.front() == '@' && count('@') == t.intervals && count(' ') == t.touches.size());
     require(t.intervals + t.touches.size() == count('\n'));
     require(t.intervals > 0 && !t.touches.empty());
+    // Pages are numbered in the order of first touch.
     require(std::set<std::uint64_t>(t.pages.begin(), t.pages.end()).size() == t.pages.size());
     std::size_t known = 0;
     for (const page_trace::touch& one : t.touches) {
