@@ -198,19 +198,30 @@ void try_sizes(const Format& format, std::uint64_t entry, unsigned from, unsigne
     const bool is_leaf = from >= 1 && from <= format.tables().levels && present(entry, format) &&
                          legal(entry, from, format) && kind_of(entry, from, format) == kind::leaf;
     require((other.error == split_error::not_a_leaf) == !is_leaf);
-    if (!other) {
-        require(other.entry == 0);
-    } else {
+    if (other) {
         require(resize_leaf(other.entry, to, from, format).error == split_error::none);
         require(permissions_of(other.entry, to, format) == permissions_of(entry, from, format));
+    } else {
+        require(other.entry == 0);
+        // Bits that have one role in both sizes are no reason.
+        const layout& old = format.layout_at(from, kind::leaf);
+        const layout& wanted = format.layout_at(to, kind::leaf);
+        std::uint64_t keep = old.mask(role::address) | old.mask(role::page_size);
+        for (unsigned r = 0; r < role_count; ++r) keep |= old.masks[r] & wanted.masks[r];
+        require(!is_leaf || !format.exists(to, kind::leaf) || (entry & ~keep) != 0);
     }
 
     const resized part = split(entry, from, index, format);
+    const unsigned small = from - 1;
     if (!part) {
         require(part.entry == 0);
+        if (!resize_leaf(entry, from, small, format)) return;
+        const layout& l = format.layout_at(small, kind::leaf);
+        const std::uint64_t physical =
+            address_of(entry, from, format) + (std::uint64_t{index} << format.tables().page_shift(small));
+        require(l.address_in(l.address_bits(physical)) != physical);
         return;
     }
-    const unsigned small = from - 1;
     require(is_leaf && present(part.entry, format) && legal(part.entry, small, format));
     require(kind_of(part.entry, small, format) == kind::leaf);
     require(address_of(part.entry, small, format) ==
@@ -246,16 +257,17 @@ void try_merge(const Format& format, std::uint64_t leaf, unsigned level, std::ui
         Word& one = parts[at % parts.size()];
         one ^= static_cast<Word>(change);
         const resized whole = merge(parts.data(), above, level, format);
+        const bool above_grants = permissions_of(above, level, format) == permissions{};
+        const layout& l = format.layout_at(level, kind::leaf);
+        const std::uint64_t flags = l.mask(role::accessed) | l.mask(role::dirty);
         if (!whole) {
-            require(whole.entry == 0);
+            require(whole.entry == 0 && (!above_grants || (static_cast<Word>(change) & ~flags) != 0));
             return;
         }
-        require(permissions_of(above, level, format) == permissions{});
+        require(above_grants);
         require(present(whole.entry, format) && legal(whole.entry, level, format));
         require(kind_of(whole.entry, level, format) == kind::leaf);
         // A and D of any, the rest of all.
-        const layout& l = format.layout_at(level, kind::leaf);
-        const std::uint64_t flags = l.mask(role::accessed) | l.mask(role::dirty);
         std::uint64_t any = 0;
         for (const Word part : parts) any |= part & flags;
         require(whole.entry == ((leaf & ~flags) | any));

@@ -128,18 +128,20 @@ void try_ranges(const Format& format, memory& m, const question& q)
         [&](auto& slot) { return harvest_dirty(slot, format, plainly); });
 }
 
-/// A table of pages that follow each other, one bit different from some place on: by chance there
-/// would be none.
+/// A table of pages that follow each other, one bit different a few pages above the address: by
+/// chance there would be none.
 template <class Format>
 void lay_out_run(const Format& format, memory& m, const question& q)
 {
     const auto lay_out = [&]<class Word>(std::type_identity<Word> size) {
         Word* const table = m(base + q.value % pages * 0x1000, size);
         const unsigned shift = format.tables().page_shift(1 + (q.value >> 3) % 2);
-        const std::uint64_t different = q.value >> 5 & 0xfff;
-        const Word changed = static_cast<Word>(std::uint64_t{1} << (q.value >> 17) % 64);
+        constexpr std::uint64_t count = 4096 / sizeof(Word);
+        const std::uint64_t different = (q.address >> shift) % count + 1 + (q.value >> 5) % 8;
+        const std::uint64_t index = (q.value >> 8) % 4 == 0 ? q.value >> 10 : (q.value >> 10) % 8;  // mostly flags
+        const Word changed = static_cast<Word>(std::uint64_t{1} << index % 64);
         const Word first = table[0];
-        for (std::uint64_t i = 1; i < 4096 / sizeof(Word); ++i) {
+        for (std::uint64_t i = 1; i < count; ++i) {
             const std::uint64_t next = first + (i << shift);
             table[i] = static_cast<Word>(i < different ? next : next ^ changed);
         }
