@@ -188,10 +188,10 @@ void check_features(const Variant& format, const std::string& whose)
             c.guest_tables = number(value, 16);
             if (c.guest_tables % 4096 != 0) throw bad_input("guest.tables is not the address of a page");
         } else if (key.starts_with("guest.")) {
-            if (seen.count("guest") == 0) throw bad_input("guest must come before " + key);
+            if (!seen.contains("guest")) throw bad_input("guest must come before " + key);
             set_feature(c.guest, std::string_view(key).substr(6), value);
         } else if (key.starts_with("host.")) {
-            if (seen.count("host") == 0) throw bad_input("host must come before " + key);
+            if (!seen.contains("host")) throw bad_input("host must come before " + key);
             set_feature(c.host, std::string_view(key).substr(5), value);
         } else if (key.starts_with("cpu.")) {
             set_named(c.cpu, controls, std::string_view(key).substr(4), value);
@@ -201,7 +201,7 @@ void check_features(const Variant& format, const std::string& whose)
     };
     for_each_line(in, file, take);
     for (const char* key : {"guest", "host"}) {
-        if (seen.count(key) == 0) throw bad_input(file + ": " + key + " is missing");
+        if (!seen.contains(key)) throw bad_input(file + ": " + key + " is missing");
     }
     const auto check = [&](const auto& format, const std::string& whose) {
         try {

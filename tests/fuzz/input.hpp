@@ -53,7 +53,7 @@ private:
 /// Any features, those that contradict each other too.
 inline ptebits::shadow_features shadow_from(input& in)
 {
-    const unsigned switches = static_cast<unsigned>(in.number(2));
+    const auto switches = static_cast<unsigned>(in.number(2));
     const auto on = [switches](unsigned index) { return (switches >> index & 1) != 0; };
     ptebits::shadow_features f;
     f.levels = in.byte() % 6;  // 0 and 1 are wrong
@@ -88,7 +88,7 @@ inline ptebits::npt_features npt_from(input& in)
 
 inline ptebits::ept_features ept_from(input& in)
 {
-    const unsigned switches = static_cast<unsigned>(in.number(2));
+    const auto switches = static_cast<unsigned>(in.number(2));
     const auto on = [switches](unsigned index) { return (switches >> index & 1) != 0; };
     ptebits::ept_features f;
     f.levels = 3 + in.byte() % 3;  // 3 is wrong

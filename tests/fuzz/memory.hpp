@@ -17,7 +17,7 @@ constexpr std::size_t pages = 5;
 /// Exactly as long as it must be, so that a sanitizer sees the first byte beyond.
 class memory {
 public:
-    explicit memory(input& in) : words_(pages * 512)
+    explicit memory(input& in) : words(pages * 512)
     {
         // A few entries, placed all over: an input of a hundred bytes is a forest of tables.
         std::uint64_t kept[8];
@@ -29,13 +29,13 @@ public:
             if (choice != 0) k = (k & 0xfff) | (large ? (k >> 12 & 0xff) << 30 : base + (k >> 12) % pages * 0x1000);
         }
         std::uint64_t state = in.number(4) | 1;
-        for (std::uint64_t& w : words_) {
+        for (std::uint64_t& w : words) {
             state = state * 6364136223846793005 + 1442695040888963407;
             w = kept[state >> 61];
         }
         while (!in.empty()) {
             const std::uint64_t at = in.number(2);
-            words_[at % words_.size()] = in.number(8);
+            words[at % words.size()] = in.number(8);
         }
     }
 
@@ -43,14 +43,14 @@ public:
     [[nodiscard]] Word* operator()(std::uint64_t physical, std::type_identity<Word>)
     {
         require(++asked_for <= limit);
-        if (physical < base || physical - base >= words_.size() * 8) return nullptr;
-        return reinterpret_cast<Word*>(reinterpret_cast<char*>(words_.data()) + (physical - base));
+        if (physical < base || physical - base >= words.size() * 8) return nullptr;
+        return reinterpret_cast<Word*>(reinterpret_cast<char*>(words.data()) + (physical - base));
     }
 
     // Walks: five levels of five each, and again for each entry whose flags are set, and the update.
     std::uint64_t limit = 2000;
     std::uint64_t asked_for = 0;
-    std::vector<std::uint64_t> words_;
+    std::vector<std::uint64_t> words;
 };
 
 }  // namespace fuzz

@@ -98,7 +98,7 @@ template <class Format, class Pass, class Operation>
 void try_range(const Format& format, memory& m, const question& q, subtrees which, const Pass& pass,
                const Operation& operation)
 {
-    const std::vector<std::uint64_t> before = m.words_;
+    const std::vector<std::uint64_t> before = m.words;
     std::vector<reported> found;
     m.limit = 3'000'000;
     m.asked_for = 0;
@@ -106,10 +106,10 @@ void try_range(const Format& format, memory& m, const question& q, subtrees whic
         pass([&](std::uint64_t address, std::uint64_t size) { found.push_back({address, size}); });
     require(counts.pages == found.size() && counts.tables + counts.missing == m.asked_for);
     require(counts.skipped == 0 || which == subtrees::accessed);
-    const std::vector<std::uint64_t> after = std::exchange(m.words_, before);
+    const std::vector<std::uint64_t> after = std::exchange(m.words, before);
     require(by_visit(format, m, q, which, operation) == found);
-    require(m.words_ == after);
-    m.words_ = before;
+    require(m.words == after);
+    m.words = before;
 }
 
 template <class Format>
@@ -213,14 +213,14 @@ void try_batch(const Format& format, memory& m, const question& q)
     for (std::size_t i = 0; i < count; ++i) addresses[i] = q.address + (i * i << spread);
     std::vector<walk_result> results(count);
     const update_flags update = (q.value >> 14 & 1) != 0 ? update_flags::yes : update_flags::no;
-    const std::vector<std::uint64_t> before = m.words_;
+    const std::vector<std::uint64_t> before = m.words;
     walk_batch(format, q.root, addresses.data(), count, q.what, {}, m, results.data(), update, plainly);
-    const std::vector<std::uint64_t> after = std::exchange(m.words_, before);
+    const std::vector<std::uint64_t> after = std::exchange(m.words, before);
     for (std::size_t i = 0; i < count; ++i) {
         require(same(results[i], walk(format, q.root, addresses[i], q.what, {}, m, update, plainly)));
     }
-    require(m.words_ == after);
-    m.words_ = before;
+    require(m.words == after);
+    m.words = before;
 }
 
 /// A large page on the way to an address, split: the walk comes out where it did. Merged, the
@@ -234,8 +234,8 @@ void try_split(const Format& format, memory& m, const question& q)
     if (r.steps == 0 || r.level == 1 || r.page_shift == 0 || (!r && r.fault != fault_kind::protection)) return;
     const auto go = [&]<class Word>(std::type_identity<Word> size) {
         // The table is behind all others, where nothing refers to.
-        const std::size_t words = m.words_.size();
-        m.words_.resize(words + 512);
+        const std::size_t words = m.words.size();
+        m.words.resize(words + 512);
         const std::uint64_t table_address = base + words * 8;
         Word* const table = m(table_address, size);
         Word* const slot = m(r.path[r.steps - 1].slot_address, size);
@@ -250,7 +250,7 @@ void try_split(const Format& format, memory& m, const question& q)
             *slot = leaf;
         }
         require(*slot == leaf);
-        m.words_.resize(words);
+        m.words.resize(words);
     };
     if (format.tables().entry_bits == 64) {
         go(std::type_identity<std::uint64_t>{});

@@ -53,27 +53,27 @@ walk_result try_one(const Format& format, memory& m, const question& q)
     require(m.asked_for <= max_levels);
     look_at(looked, format);
     static_cast<void>(fault_code(looked, q.what, q.cpu, format));
-    const std::vector<std::uint64_t> before = m.words_;
+    const std::vector<std::uint64_t> before = m.words;
     const walk_result walked = walk(format, q.root, q.address, q.what, q.cpu, m, update_flags::yes, plainly);
     look_at(walked, format);
-    if (!walked) require(m.words_ == before || looked);
-    m.words_ = before;
+    if (!walked) require(m.words == before || looked);
+    m.words = before;
     return looked;
 }
 
 template <class Guest, class Host>
 void try_nested(const Guest& guest, const Host& host, memory& m, const question& q, std::uint64_t host_root)
 {
-    const std::vector<std::uint64_t> before = m.words_;
+    const std::vector<std::uint64_t> before = m.words;
     for (const update_flags update : {update_flags::no, update_flags::yes}) {
         m.asked_for = 0;
         const nested_result r =
             nested_walk(guest, q.root, host, host_root, q.address, q.what, q.cpu, m, update, plainly);
         if (r.where == dimension::host) look_at(r.host, host);
         require(r.guest.steps <= max_levels);
-        if (update == update_flags::no) require(m.words_ == before);
+        if (update == update_flags::no) require(m.words == before);
     }
-    m.words_ = before;
+    m.words = before;
 }
 
 }  // namespace
@@ -86,7 +86,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     const npt_features nested = npt_from(in);
     const ept_features extended = ept_from(in);
     question q;
-    q.root = in.flag() ? in.number(8) : base + in.byte() % pages * 0x1000 + in.byte() % 2 * 0x20;
+    q.root = in.flag() ? in.number(8) : base + in.byte() % pages * 0x1000 + in.byte() % 2 * std::uint64_t{0x20};
     const std::uint64_t host_root = in.flag() ? in.number(8) : base + in.byte() % pages * 0x1000;
     q.address = in.number(8);
     if (in.flag()) q.address = static_cast<std::uint64_t>(static_cast<std::int64_t>(q.address << 16) >> 16);
