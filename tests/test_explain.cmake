@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: BSL-1.0
 # What explain prints, and how it ends:
-#     cmake -DEXPLAIN=EXECUTABLE -DINCLUDE=include -DWORK=DIRECTORY -P tests/test_explain.cmake
+#     cmake [-DEMULATOR=COMMAND] -DEXPLAIN=EXECUTABLE -DINCLUDE=include -DWORK=DIRECTORY -P tests/test_explain.cmake
 cmake_minimum_required(VERSION 3.20)
 
 get_filename_component(explain "${EXPLAIN}" ABSOLUTE)
@@ -14,7 +14,7 @@ function(expect status out err)
         set(stdin INPUT_FILE ${from})
     endif()
     execute_process(
-        COMMAND ${explain} ${ARGN}
+        COMMAND ${EMULATOR} ${explain} ${ARGN}
         ${stdin}
         RESULT_VARIABLE actual_status
         OUTPUT_VARIABLE actual_out
@@ -233,11 +233,11 @@ foreach(hex 0x x 1g -1 +1 10000000000000000)
 endforeach()
 expect_wrong("'-' is not a hexadecimal number of 64 bits" ept 1 1 -)
 
-execute_process(COMMAND ${explain} npt,hlat=1 1 1 RESULT_VARIABLE status OUTPUT_VARIABLE out ERROR_VARIABLE err)
+execute_process(COMMAND ${EMULATOR} ${explain} npt,hlat=1 1 1 RESULT_VARIABLE status OUTPUT_VARIABLE out ERROR_VARIABLE err)
 if(NOT status STREQUAL "2" OR NOT err MATCHES "^explain: no such feature: 'hlat'; there are levels, physical_bits, ")
     message(FATAL_ERROR "an unknown feature: ${status}, ${out}${err}")
 endif()
-execute_process(COMMAND ${explain} --help RESULT_VARIABLE status OUTPUT_VARIABLE out ERROR_VARIABLE err)
+execute_process(COMMAND ${EMULATOR} ${explain} --help RESULT_VARIABLE status OUTPUT_VARIABLE out ERROR_VARIABLE err)
 if(NOT status STREQUAL "0" OR NOT out MATCHES "^usage: explain " OR NOT err STREQUAL "")
     message(FATAL_ERROR "explain --help: ${status}, ${out}${err}")
 endif()

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: BSL-1.0
 # How hypervisor ends, and its MMU half as a kernel builds it:
-#     cmake -DHYPERVISOR=EXECUTABLE [-DCXX=COMPILER -DNM=NM -DSOURCE=DIRECTORY -DWORK=DIRECTORY]
+#     cmake [-DEMULATOR=COMMAND] -DHYPERVISOR=EXECUTABLE [-DCXX=COMPILER -DNM=NM -DSOURCE=DIRECTORY -DWORK=DIRECTORY]
 #           -P tests/test_hypervisor.cmake
 cmake_minimum_required(VERSION 3.20)
 
 function(run)
     execute_process(
-        COMMAND ${HYPERVISOR} ${ARGN}
+        COMMAND ${EMULATOR} ${HYPERVISOR} ${ARGN}
         RESULT_VARIABLE status
         OUTPUT_VARIABLE out
         ERROR_VARIABLE err

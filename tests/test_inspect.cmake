@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: BSL-1.0
 # What inspect prints, and how it ends:
-#     cmake -DINSPECT=EXECUTABLE -DDATA=tests/data -P tests/test_inspect.cmake
+#     cmake [-DEMULATOR=COMMAND] -DINSPECT=EXECUTABLE -DDATA=tests/data -P tests/test_inspect.cmake
 #
 # The numbers in data/*.inspect come from a count of the images that uses nothing of this
 # project, not from inspect.
@@ -11,7 +11,7 @@ get_filename_component(data "${DATA}" ABSOLUTE)
 
 function(expect status out err)
     execute_process(
-        COMMAND ${inspect} ${ARGN}
+        COMMAND ${EMULATOR} ${inspect} ${ARGN}
         WORKING_DIRECTORY ${data}
         RESULT_VARIABLE actual_status
         OUTPUT_VARIABLE actual_out
@@ -215,7 +215,7 @@ foreach(hex 0x 1g -1 +1 10000000000000000)
     expect_wrong("HEX is a hexadecimal number of 64 bits, not '${hex}'" --entry npt 1 ${hex})
 endforeach()
 
-execute_process(COMMAND ${inspect} --help RESULT_VARIABLE status OUTPUT_VARIABLE out ERROR_VARIABLE err)
+execute_process(COMMAND ${EMULATOR} ${inspect} --help RESULT_VARIABLE status OUTPUT_VARIABLE out ERROR_VARIABLE err)
 if(NOT status STREQUAL "0" OR NOT out MATCHES "^usage: inspect FILE" OR NOT err STREQUAL "")
     message(FATAL_ERROR "inspect --help: ${status}, ${out}${err}")
 endif()

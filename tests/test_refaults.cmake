@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: BSL-1.0
 # What refaults prints and draws, and how it ends:
-#     cmake -DREFAULTS=EXECUTABLE -DSOURCE=. -DWORK=SCRATCH -P tests/test_refaults.cmake
+#     cmake [-DEMULATOR=COMMAND] -DREFAULTS=EXECUTABLE -DSOURCE=. -DWORK=SCRATCH -P tests/test_refaults.cmake
 #
 # The counts in data/refaults.expected were held against a model of the lists, the bounds
 # and the ways of ageing that has no page tables and uses nothing of this project.
@@ -14,7 +14,7 @@ file(MAKE_DIRECTORY ${work})
 
 function(expect status out err)
     execute_process(
-        COMMAND ${refaults} ${ARGN}
+        COMMAND ${EMULATOR} ${refaults} ${ARGN}
         WORKING_DIRECTORY ${work}
         RESULT_VARIABLE actual_status
         OUTPUT_VARIABLE actual_out
@@ -113,7 +113,7 @@ memory: 2 pages, 66.7% of the trace's
     "" short.pages --memory 2)
 
 # The document shows one size to the letter.
-execute_process(COMMAND ${refaults} ${trace} --memory 1691 OUTPUT_VARIABLE shown COMMAND_ERROR_IS_FATAL ANY)
+execute_process(COMMAND ${EMULATOR} ${refaults} ${trace} --memory 1691 OUTPUT_VARIABLE shown COMMAND_ERROR_IS_FATAL ANY)
 file(READ ${source}/docs/refaults.md document)
 string(FIND "${document}" "```text\n${shown}```" found)
 if(found LESS 0)
@@ -168,7 +168,7 @@ foreach(pages 0 -1 0x10 2M 4294967296 99999999999999999999)
     expect_wrong("PAGES is 1 to 4294967295, not '${pages}'" short.pages --memory ${pages})
 endforeach()
 
-execute_process(COMMAND ${refaults} --help RESULT_VARIABLE status OUTPUT_VARIABLE out ERROR_VARIABLE err)
+execute_process(COMMAND ${EMULATOR} ${refaults} --help RESULT_VARIABLE status OUTPUT_VARIABLE out ERROR_VARIABLE err)
 if(NOT status STREQUAL "0" OR NOT out MATCHES "^usage: refaults TRACE" OR NOT err STREQUAL "")
     message(FATAL_ERROR "refaults --help: ${status}, ${out}${err}")
 endif()

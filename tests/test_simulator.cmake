@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: BSL-1.0
 # What simulator prints, and how it ends:
-#     cmake -DSIMULATOR=EXECUTABLE -DDATA=examples/data -DWORK=DIRECTORY -P tests/test_simulator.cmake
+#     cmake [-DEMULATOR=COMMAND] -DSIMULATOR=EXECUTABLE -DDATA=examples/data -DWORK=DIRECTORY -P tests/test_simulator.cmake
 #
 # The error codes, qualifications and entries were worked out from the manuals' tables.
 cmake_minimum_required(VERSION 3.20)
@@ -11,7 +11,7 @@ file(MAKE_DIRECTORY ${WORK})
 
 function(expect status out err)
     execute_process(
-        COMMAND ${simulator} ${ARGN}
+        COMMAND ${EMULATOR} ${simulator} ${ARGN}
         WORKING_DIRECTORY ${WORK}
         RESULT_VARIABLE actual_status
         OUTPUT_VARIABLE actual_out
@@ -404,7 +404,7 @@ expect(2 "" ".: cannot be read\n" .)
 expect(2 "" "simulator: it takes CONFIG and perhaps SCRIPT; see simulator --help\n")
 expect(2 "" "simulator: it takes CONFIG and perhaps SCRIPT; see simulator --help\n" a b c)
 expect(2 "" "simulator: unknown option '-v'; see simulator --help\n" machine.conf -v)
-execute_process(COMMAND ${simulator} --help RESULT_VARIABLE status OUTPUT_VARIABLE out ERROR_VARIABLE err)
+execute_process(COMMAND ${EMULATOR} ${simulator} --help RESULT_VARIABLE status OUTPUT_VARIABLE out ERROR_VARIABLE err)
 if(NOT status STREQUAL "0" OR NOT out MATCHES "^usage: simulator CONFIG" OR NOT err STREQUAL "")
     message(FATAL_ERROR "simulator --help: ${status}, ${out}${err}")
 endif()
