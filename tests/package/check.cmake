@@ -1,6 +1,8 @@
-# Installs the library without a compiler, then builds and runs one consumer program
-# against the installed package and one against the source tree.
-#   cmake -DSOURCE=dir -DWORK=dir -DCXX=compiler [-DEMULATOR=command] -P check.cmake
+# Installs the library without a compiler, then builds and runs one consumer program in each
+# way that a user may take: find_package and pkg-config after the installation,
+# add_subdirectory and FetchContent from the source tree.
+#   cmake -DSOURCE=dir -DWORK=dir -DCXX=compiler -DPKG_CONFIG=pkg-config [-DEMULATOR=command]
+#         -P check.cmake
 cmake_minimum_required(VERSION 3.24)
 
 function(run)
@@ -8,6 +10,7 @@ function(run)
   if(NOT status EQUAL 0)
     message(FATAL_ERROR "${ARGN}\n${output}")
   endif()
+  set(output "${output}" PARENT_SCOPE)
 endfunction()
 
 file(REMOVE_RECURSE ${WORK})
@@ -19,21 +22,42 @@ run(${CMAKE_COMMAND} --install ${WORK}/library --prefix ${WORK}/prefix)
 file(GLOB_RECURSE installed RELATIVE ${WORK}/prefix ${WORK}/prefix/*)
 file(GLOB headers RELATIVE ${SOURCE} ${SOURCE}/include/ptebits/*.hpp)
 set(expected ${headers} share/cmake/ptebits/ptebits-config.cmake share/cmake/ptebits/ptebits-config-version.cmake
-             share/licenses/ptebits/LICENSE)
+             share/licenses/ptebits/LICENSE share/pkgconfig/ptebits.pc)
 list(SORT installed)
 list(SORT expected)
 if(NOT installed STREQUAL expected)
   message(FATAL_ERROR "installed: ${installed}\nexpected:  ${expected}")
 endif()
 
-foreach(way installed subdirectory)
-  run(${CMAKE_COMMAND} -S ${CMAKE_CURRENT_LIST_DIR}/${way} -B ${WORK}/${way} -DCMAKE_CXX_COMPILER=${CXX}
-      -DCMAKE_PREFIX_PATH=${WORK}/prefix)
-  run(${CMAKE_COMMAND} --build ${WORK}/${way})
+# Moved after its installation, it is still found.
+file(RENAME ${WORK}/prefix ${WORK}/moved)
+
+foreach(way installed subdirectory fetched pkg-config)
+  if(way STREQUAL "pkg-config")
+    set(ENV{PKG_CONFIG_PATH} ${WORK}/moved/share/pkgconfig)
+    run(${PKG_CONFIG} --cflags ptebits)
+    separate_arguments(flags UNIX_COMMAND "${output}")
+    file(MAKE_DIRECTORY ${WORK}/${way})
+    run(${CXX} -std=c++20 ${flags} ${CMAKE_CURRENT_LIST_DIR}/consumer.cpp -o ${WORK}/${way}/consumer)
+  else()
+    run(${CMAKE_COMMAND} -S ${CMAKE_CURRENT_LIST_DIR}/${way} -B ${WORK}/${way} -DCMAKE_CXX_COMPILER=${CXX}
+        -DCMAKE_PREFIX_PATH=${WORK}/moved)
+    run(${CMAKE_COMMAND} --build ${WORK}/${way})
+  endif()
   run(${EMULATOR} ${WORK}/${way}/consumer)
 endforeach()
 
 # A subproject brings no tests, examples or warnings into its user's build.
-if(EXISTS ${WORK}/subdirectory/ptebits/tests OR EXISTS ${WORK}/subdirectory/ptebits/examples)
-  message(FATAL_ERROR "tests or examples of the library in its user's build")
+foreach(build subdirectory/ptebits fetched/_deps/ptebits-build)
+  if(NOT EXISTS ${WORK}/${build} OR EXISTS ${WORK}/${build}/tests OR EXISTS ${WORK}/${build}/examples)
+    message(FATAL_ERROR "${build}: tests or examples of the library in its user's build, or no build at all")
+  endif()
+endforeach()
+
+# What pkg-config tells is what CMake tells.
+run(${PKG_CONFIG} --modversion ptebits)
+file(READ ${WORK}/moved/share/cmake/ptebits/ptebits-config-version.cmake package_version)
+string(STRIP "${output}" version)
+if(NOT package_version MATCHES "PACKAGE_VERSION \"${version}\"")
+  message(FATAL_ERROR "pkg-config tells version ${version}, CMake another")
 endif()
