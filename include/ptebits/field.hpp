@@ -20,6 +20,9 @@
 
 namespace ptebits {
 
+// Here, since every header includes this one: 8 bytes at once would take a lock elsewhere.
+static_assert(sizeof(void*) == 8, "ptebits: only 64-bit targets are supported");
+
 /// Broken preconditions, one name each. In a constant expression the compiler prints the
 /// name; at run time the program stops there, before a wrong bit reaches an entry.
 namespace broken {

@@ -24,8 +24,6 @@
 
 namespace ptebits {
 
-static_assert(sizeof(void*) == 8, "ptebits: only 64-bit targets have 8-byte atomic operations without locks");
-
 namespace broken {
 [[noreturn]] inline void mask_is_wider_than_the_slot() noexcept { stop(); }
 }  // namespace broken
