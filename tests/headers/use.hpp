@@ -1,0 +1,183 @@
+// Something of every header that a kernel may include, with features known at compile time
+// and at run time: for the checks that compile all of the library as others would.
+#pragma once
+
+#include <ptebits/ptebits.hpp>
+
+namespace use {
+
+using namespace ptebits;
+
+using ept_static = ept<ept_features{.physical_bits = 46}>;
+using tracked = access_tracking<ept<ept_features{.accessed_dirty = false}>, 54>;
+
+// Six tables of 64-bit entries from physical address 0x1000 up, and one of 32-bit entries behind them.
+constexpr std::uint64_t first_table = 0x1000;
+alignas(4096) inline std::uint64_t wide[6][512];
+alignas(4096) inline std::uint32_t narrow[1024];
+
+struct memory {
+    std::uint64_t* operator()(std::uint64_t physical) const
+    {
+        const std::uint64_t at = physical - first_table;
+        return at < sizeof(wide) ? &wide[at / 4096][at % 4096 / 8] : nullptr;
+    }
+};
+struct memory_of_both {
+    std::uint64_t* operator()(std::uint64_t physical, std::type_identity<std::uint64_t>) const
+    {
+        return memory{}(physical);
+    }
+    std::uint32_t* operator()(std::uint64_t physical, std::type_identity<std::uint32_t>) const
+    {
+        const std::uint64_t at = physical - first_table - sizeof(wide);
+        return at < sizeof(narrow) ? &narrow[at / 4] : nullptr;
+    }
+};
+
+/// Tables from a root down, one after the other; the lowest maps its 512 pages to `page` up.
+template <class Format>
+bool map(const Format& format, std::uint64_t root, std::uint64_t page)
+{
+    std::uint64_t at = root;
+    for (unsigned level = format.tables().levels; level > 1; --level, at += 4096) {
+        const encoded entry = encode(kind::table, level, at + 4096, {}, format);
+        if (!entry) return false;
+        store(*memory{}(at), entry.entry);
+    }
+    for (unsigned i = 0; i < 512; ++i) {
+        const encoded entry = encode(kind::leaf, 1, page + i * 4096, {}, format);
+        if (!entry || !legal(entry.entry, 1, format)) return false;
+        store(*memory{}(at + i * 8), entry.entry);
+    }
+    return true;
+}
+
+template <class Format>
+unsigned formats(const Format& format)
+{
+    const std::uint64_t leaf = encode(kind::leaf, 1, 0x7000, {.write = false}, format).entry;
+    if (address_of(leaf, 1, format) != 0x7000 || writable(leaf, format) || !readable(leaf, format)) return 1;
+    if (diagnose(leaf | std::uint64_t{1} << 51, 1, format).broken != rule::reserved_bits) return 2;
+    if (!available(std::uint64_t{1} << 58, format)) return 3;
+    if (!needs_flush(leaf, 0, format) || needs_atomic_update(0, format)) return 4;
+
+    char text[400];
+    if (describe(leaf, 1, format, text).truncated() || describe_fields(leaf, 1, format, text).needed == 0) return 5;
+    const char* const words = name(encode(kind::leaf, 9, 0, {}, format).error);
+    if (words == nullptr || *words == '\0') return 6;
+    return 0;
+}
+
+template <class Format>
+unsigned slots(const Format& format)
+{
+    std::uint64_t slot = encode(kind::leaf, 1, 0x7000, {}, format).entry;
+    std::uint64_t* const mapped_by[] = {&slot};
+    if (age(slot, format) || !mark_accessed(slot, format) || !young_any(mapped_by, format)) return 1;
+    if (!age_all(mapped_by, format) || !write_protect(slot, format)) return 2;
+    set(slot, format.dirty);
+    if (!clear_dirty(slot, format) || harvest_dirty(slot, format)) return 3;
+    const runtime_frozen_marker frozen{std::uint64_t{1} << 60, format};
+    std::uint64_t expected = load(slot);
+    if (!freeze(slot, expected, frozen) || !is_frozen(slot, frozen)) return 4;
+    return unmap(slot, format) != 0 ? 0 : 5;
+}
+
+template <class Format>
+unsigned tables_of(const Format& format)
+{
+    constexpr std::uint64_t root = first_table;
+    if (!map(format, root, 0x10'0000)) return 1;
+    auto& lowest = wide[format.tables().levels - 1];
+
+    const walk_result r = walk(format, root, 0x3123, {.what = operation::write, .user = true}, {}, memory{});
+    if (!r || r.address != 0x10'3123 || !dirty(lowest[3], format)) return 2;
+    const std::uint64_t addresses[] = {0x0, 0x5000, 0x20'0000};
+    walk_result results[3];
+    walk_batch(format, root, addresses, 3, {.user = true}, {}, memory{}, results);
+    if (!results[0] || !results[1] || results[2]) return 3;
+    if (results[2].fault != fault_kind::not_present) return 4;
+    static_cast<void>(fault_code(results[2], {}, {}, format));
+
+    const nested_result n = nested_walk(unpaged{}, 0, format, root, 0x6000, {.user = true}, {}, memory{});
+    if (!n || n.address() != 0x10'6000) return 5;
+
+    std::uint64_t words[16];
+    table_set seen(words, 16);
+    unsigned visited = 0;
+    const auto count = [&](const auto& e) {
+        visited += e.level == 1;
+        return visit_next::into;
+    };
+    if (visit(format, root, {}, memory{}, count, &seen).stopped || visited != 512) return 6;
+    unsigned mappings = 0;
+    for_each_mapping(format, root, {}, memory{}, [&](const mapping&) { ++mappings; });
+    if (mappings != 1) return 7;
+
+    std::uint64_t young_pages = 0;
+    const auto report = [&](std::uint64_t, std::uint64_t size) { young_pages += size / 4096; };
+    static_cast<void>(age_range(format, root, {}, memory{}, report));
+    if (young_pages != 4) return 8;
+    static_cast<void>(harvest_range(format, root, {}, memory{}, report));
+    if (young_pages != 5) return 9;
+
+    set(lowest[70], format.accessed);
+    if (young_in(lowest, format).count() != 1) return 10;
+    if (!age_table(lowest, format).test(70) || harvest_dirty(lowest, format).any()) return 11;
+    if (write_protect_table(lowest, format).count() != 512) return 12;
+    return 0;
+}
+
+template <class Format>
+unsigned resizing(const Format& format)
+{
+    std::uint64_t large = encode(kind::leaf, 2, 0x20'0000, {}, format).entry;
+    std::uint64_t(&small)[512] = wide[5];
+    if (split_live(large, 2, small, 0x6000, format) != split_error::none) return 1;
+    const resized whole = merge(small, large, 2, format);
+    return whole && address_of(whole.entry, 2, format) == 0x20'0000 ? 0 : 2;
+}
+
+/// The number of what went wrong, 0 if nothing did.
+inline unsigned all()
+{
+    // Through volatile, so that nothing here is decided by the compiler.
+    volatile unsigned asked_bits = 46;
+    const unsigned physical_bits = asked_bits;
+    const auto ept_runtime = format_for(ept_features{.physical_bits = physical_bits});
+    const auto npt_runtime = format_for(npt_features{.physical_bits = physical_bits});
+    const auto guest = format_for(shadow_features{.physical_bits = physical_bits});
+    const auto two_levels = format_for(shadow_features{.levels = 2});
+
+    unsigned failed = 0;
+    unsigned part = 0;
+    const auto note = [&](unsigned what) {
+        ++part;
+        if (failed == 0 && what != 0) failed = 16 * part + what;
+    };
+    note(formats(ept_static{}));
+    note(formats(guest));
+    note(slots(ept_static{}));
+    note(slots(npt_runtime));
+    note(tables_of(ept_static{}));
+    note(tables_of(guest));
+    note(resizing(ept_static{}));
+    note(resizing(npt_runtime));
+
+    std::uint64_t slot = 0x1007;
+    note(!age(slot, tracked{}) || !restore(slot, tracked{}));
+    const masks m = masks::from({.present = 0x7, .accessed = ept_runtime.accessed.mask()});
+    set(slot, m.accessed);
+    note(!age(slot, m) || age(slot, m));
+
+    // A guest of two levels over EPT.
+    if (!map(ept_runtime, first_table, 0)) note(1);
+    for (unsigned i = 0; i < 512; ++i) narrow[i] = static_cast<std::uint32_t>(i << 22 | 0x87);
+    const nested_result n = nested_walk(two_levels, first_table + sizeof(wide), ept_runtime, first_table, 0x40'0000, {},
+                                        {}, memory_of_both{});
+    note(n.where != dimension::host || n.guest.address != 0x40'0000);
+    return failed;
+}
+
+}  // namespace use
