@@ -12,7 +12,7 @@ using ept_static = ept<ept_features{.physical_bits = 46}>;
 using tracked = access_tracking<ept<ept_features{.accessed_dirty = false}>, 54>;
 
 // Six tables of 64-bit entries from physical address 0x1000 up, and one of 32-bit entries behind them.
-constexpr std::uint64_t first_table = 0x1000;
+inline constexpr std::uint64_t first_table = 0x1000;
 alignas(4096) inline std::uint64_t wide[6][512];
 alignas(4096) inline std::uint32_t narrow[1024];
 

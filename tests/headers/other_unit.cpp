@@ -1,0 +1,3 @@
+#include "unit.hpp"
+
+unit in_other_unit() { return in_this_unit(); }
