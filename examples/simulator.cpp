@@ -2,10 +2,12 @@
 // simulator: the MMU of a simulated machine with a guest in it, as a machine simulator has
 // it: formats by a config file, a nested walk, a TLB in front, and faults as the guest or
 // its hypervisor would see them. A script of loads, stores and fetches drives it.
+#include <filesystem>
 #include <fstream>
 #include <iostream>
 #include <string>
 #include <string_view>
+#include <system_error>
 #include <vector>
 
 #include "machine.hpp"
@@ -41,6 +43,16 @@ constexpr std::string_view usage =
     "\n"
     "Exit status: 0, or 2 if the config, the script or the command line is wrong. Faults are no error.\n";
 
+std::ifstream open(const std::string& file)
+{
+    std::ifstream in(file);
+    if (!in) throw bad_input(file + ": cannot be opened");
+    // A directory opens, and to libc++ it is an empty file.
+    std::error_code none;
+    if (std::filesystem::is_directory(file, none)) throw bad_input(file + ": cannot be read");
+    return in;
+}
+
 int wrong(const std::string& problem)
 {
     std::cerr << "simulator: " << problem << "; see simulator --help\n";
@@ -58,15 +70,13 @@ int start(const std::vector<std::string>& words)
     }
     if (words.empty() || words.size() > 2) return wrong("it takes CONFIG and perhaps SCRIPT");
     try {
-        std::ifstream in(words[0]);
-        if (!in) throw bad_input(words[0] + ": cannot be opened");
+        std::ifstream in = open(words[0]);
         const config c = read_config(in, words[0]);
         if (words.size() == 1) {
             run(c, std::cin, "standard input", std::cout);
             return 0;
         }
-        std::ifstream script(words[1]);
-        if (!script) throw bad_input(words[1] + ": cannot be opened");
+        std::ifstream script = open(words[1]);
         run(c, script, words[1], std::cout);
     } catch (const bad_input& e) {
         std::cout.flush();
