@@ -5,6 +5,8 @@
 #include <cstdlib>
 
 [[noreturn]] inline void __fastfail(unsigned) { std::abort(); }
+// A builtin of Clang has this name.
+#define _mm_prefetch(at, hint) __builtin_prefetch(at)
 inline void _ReadWriteBarrier() { __atomic_signal_fence(__ATOMIC_SEQ_CST); }
 inline long long __iso_volatile_load64(const volatile long long* at) { return __atomic_load_n(at, __ATOMIC_RELAXED); }
 inline int __iso_volatile_load32(const volatile int* at) { return __atomic_load_n(at, __ATOMIC_RELAXED); }

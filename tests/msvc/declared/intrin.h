@@ -17,7 +17,13 @@ long _InterlockedAnd(long volatile* at, long mask);
 __int64 _InterlockedCompareExchange64(__int64 volatile* at, __int64 desired, __int64 expected);
 long _InterlockedCompareExchange(long volatile* at, long desired, long expected);
 
+#if defined(_M_X64)
+#define _MM_HINT_T0 1
+void _mm_prefetch(const char* at, int hint);
+#endif
+
 #if defined(_M_ARM64)
+void __prefetch(const void* at);
 enum _tag_ARM64INTR_BARRIER_TYPE { _ARM64_BARRIER_ISH = 0xB };
 void __dmb(unsigned type);
 #endif
