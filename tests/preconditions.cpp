@@ -62,4 +62,18 @@ TEST_CASE("what is refused at compile time where it is known stops the program w
     }));
     CHECK(stops([&] { static_cast<void>(runtime_frozen_marker(0x8000'0000'0000'05a0 + zero, ad)); }));
 }
+
+TEST_CASE("a walk does not write into memory that is only read, nor read slots of another width")
+{
+    static constexpr std::uint64_t table[512] = {0x87};
+    const auto memory = [](std::uint64_t) -> const std::uint64_t* { return table; };
+    using one_gigabyte = shadow<shadow_features{}>;
+    const auto walk_with = [&](update_flags update) {
+        static_cast<void>(walk(one_gigabyte{}, 0x1000, zero, {}, {}, memory, update));
+    };
+    CHECK_FALSE(stops([&] { walk_with(update_flags::no); }));
+    CHECK(stops([&] { walk_with(update_flags::yes); }));
+    const auto two_level = format_for(shadow_features{.levels = 2 + zero});
+    CHECK(stops([&] { static_cast<void>(walk(two_level, 0x1000, 0, {}, {}, memory, update_flags::no)); }));
+}
 #endif

@@ -1185,6 +1185,39 @@ TEST_CASE("an unpaged guest")
     CHECK(npf_exit_info(r.host, r.host_access, host{}) == 0x1'0000'0006);
 }
 
+TEST_CASE("memory that is only read, and memory that has slots of both widths")
+{
+    using linear = shadow<shadow_features{}>;
+    using two_level = shadow<shadow_features{.levels = 2}>;
+    // Level by level the same index, 1, in tables that follow each other.
+    word ram[4 * 512] = {};
+    for (word n = 0; n < 4; ++n) ram[n * 512 + 1] = (n + 2) << 12 | 0x7;
+    const word address = word{1} << 39 | word{1} << 30 | word{1} << 21 | word{1} << 12 | 0x123;
+
+    const auto read_only = [&](word physical) -> const word* { return ram + (physical - 0x1000) / 8; };
+    const walk_result r = walk(linear{}, 0x1000, address, {}, {}, read_only, update_flags::no);
+    CHECK(r);
+    CHECK(r.address == 0x5123);
+    CHECK(walk(format_for(shadow_features{}), 0x1000, address, {}, {}, read_only, update_flags::no).address == 0x5123);
+    unsigned seen = 0;
+    const auto count = [&](const auto&) { return ++seen, visit_next::into; };
+    CHECK(visit(linear{}, 0x1000, {}, read_only, count).entered == 4);
+    CHECK(seen == 4);
+
+    arena both(0x1000, 4);
+    both.words().assign(ram, ram + 4 * 512);
+    unsigned pages = 0;
+    const auto report = [&](word, word) { ++pages; };
+    CHECK(walk(linear{}, 0x1000, address, {.what = operation::write}, {}, both));
+    CHECK(age_range(linear{}, 0x1000, {}, both, report).pages == 1);
+    CHECK(harvest_range(linear{}, 0x1000, {}, both, report).pages == 1);
+    both.put(0x1004, std::uint32_t{0x2007});
+    both.put(0x2004, std::uint32_t{0x3067});
+    CHECK(age_range(two_level{}, 0x1000, {}, both, report).pages == 1);
+    CHECK(harvest_range(two_level{}, 0x1000, {}, both, report).pages == 1);
+    CHECK(pages == 4);
+}
+
 TEST_CASE("walk_batch gives what walks one by one give, and sets the same flags")
 {
     std::mt19937_64 random(3);

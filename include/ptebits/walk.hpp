@@ -642,13 +642,19 @@ PTEBITS_INLINE constexpr auto with_slots_of(const F& format, Memory&, Function c
     constexpr bool wide = has_slots<Memory, std::uint64_t>;
     constexpr bool narrow = has_slots<Memory, std::uint32_t>;
     static_assert(wide || narrow, "ptebits: memory must return a pointer to slots of 8 or 4 bytes");
-    if constexpr (wide) {
-        if (format.tables().entry_bits == 64) return call(std::type_identity<std::uint64_t>{});
+    if constexpr (static_masks<F>) {
+        constexpr bool wide_entries = F{}.tables().entry_bits == 64;
+        static_assert(wide_entries ? wide : narrow, "ptebits: memory has no slots as wide as this format's entries");
+        return call(std::type_identity<std::conditional_t<wide_entries, std::uint64_t, std::uint32_t>>{});
+    } else {
+        if constexpr (wide) {
+            if (format.tables().entry_bits == 64) return call(std::type_identity<std::uint64_t>{});
+        }
+        if constexpr (narrow) {
+            if (format.tables().entry_bits == 32) return call(std::type_identity<std::uint32_t>{});
+        }
+        broken::memory_has_slots_of_another_size();
     }
-    if constexpr (narrow) {
-        if (format.tables().entry_bits == 32) return call(std::type_identity<std::uint32_t>{});
-    }
-    broken::memory_has_slots_of_another_size();
 }
 
 /// Walks the tables below `root` (physical address of the top table, in bytes) as the MMU
