@@ -139,7 +139,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     input in(data, size);
     const unsigned first = in.byte();
     const unsigned level = first < 240 ? first % 7 : static_cast<unsigned>(in.number(4));
-    const std::size_t buffer_size = in.byte() % 2 == 0 ? in.byte() : static_cast<std::size_t>(in.number(2));
+    const std::size_t buffer_size = in.byte() % 2 == 0 ? in.byte() : in.number(2);
     with_format_from(in, [&](const auto& format) {
         do {
             const std::uint64_t entry = in.number(8);

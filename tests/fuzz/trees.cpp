@@ -276,7 +276,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
         const std::uint64_t length = in.number(4);
         const unsigned cut = in.byte();
         q.range.first = q.address;
-        q.range.last = q.address + (length >> (cut < 4 ? 0 : 9 + cut % 23));
+        q.range.last = q.address + (length >> (cut == 0 ? 4 : 10 + cut % 22));
         if (q.range.last < q.range.first) q.range.last = ~std::uint64_t{0};
         q.what = {.what = static_cast<operation>(in.byte() & 3), .user = in.flag()};
         q.value = in.number(4);
