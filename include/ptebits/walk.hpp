@@ -384,13 +384,15 @@ private:
     }
 
     template <unsigned Level, kind Kind>
+    static constexpr quick_test test_at = quick_test_of(Level, Kind);
+    template <unsigned Level, kind Kind>
     static constexpr permission_fold::silence silence_at =
         permission_fold::silent_in(F::layout_at(Level, Kind), F::layout_at(1, kind::leaf));
 
     template <unsigned Level, kind Kind>
     [[nodiscard]] PTEBITS_INLINE static constexpr bool passes(std::uint64_t entry) noexcept
     {
-        constexpr quick_test test = quick_test_of(Level, Kind);
+        constexpr quick_test test = test_at<Level, Kind>;
         if ((entry & test.mask) != test.value) return false;
         return !test.by_low_bits || (test.low_bits >> (entry & 63) & 1) != 0;
     }
@@ -416,14 +418,14 @@ private:
                 if (!hurry<Level - 1>(r, on, seen, below, address)) [[unlikely]]
                     return false;
                 r.path[step] = {slot_address(table, Level, address), entry};
-                on.rights.add(entry | quick_test_of(Level, kind::table).known, silence_at<Level, kind::table>);
+                on.rights.add(entry | test_at<Level, kind::table>.known, silence_at<Level, kind::table>);
                 return true;
             }
         }
         if (!passes<Level, kind::leaf>(entry)) [[unlikely]]
             return false;
         r.path[step] = {slot_address(table, Level, address), entry};
-        on.rights.add(entry | quick_test_of(Level, kind::leaf).known, silence_at<Level, kind::leaf>);
+        on.rights.add(entry | test_at<Level, kind::leaf>.known, silence_at<Level, kind::leaf>);
         on.leaf = entry;
         arrive(r, entry, Level, address);
         end(r, Level, step + 1);
