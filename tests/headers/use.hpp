@@ -173,7 +173,7 @@ inline unsigned all()
 
     // A guest of two levels over EPT.
     if (!map(ept_runtime, first_table, 0)) note(1);
-    for (unsigned i = 0; i < 512; ++i) narrow[i] = static_cast<std::uint32_t>(i << 22 | 0x87);
+    for (unsigned i = 0; i < 512; ++i) narrow[i] = i << 22 | 0x87U;
     const nested_result n = nested_walk(two_levels, first_table + sizeof(wide), ept_runtime, first_table, 0x40'0000, {},
                                         {}, memory_of_both{});
     note(n.where != dimension::host || n.guest.address != 0x40'0000);
