@@ -1185,6 +1185,53 @@ TEST_CASE("an unpaged guest")
     CHECK(npf_exit_info(r.host, r.host_access, host{}) == 0x1'0000'0006);
 }
 
+namespace {
+
+// Present by R or W. In entries that refer to a table R's bit is reserved.
+struct odd_features {
+    using description = struct odd_description;
+    unsigned physical_bits = 40;
+};
+struct odd_fields {
+    field read;
+    field write;
+};
+struct odd_description {
+    using features = odd_features;
+    using fields = odd_fields;
+    static constexpr row<features, fields> rows[] = {
+        {"", bit(0), tables, role::reserved},
+        {"R", bit(0), leaves, role::read, &fields::read},
+        {"W", bit(1), every, role::write, &fields::write},
+        {"", bits(11, 2), every, role::software},
+        {"", bits(51, 12), every, role::address},
+        {"", bits(63, 52), every, role::software},
+    };
+    static constexpr shape shape_of(const features&) { return {.levels = 2}; }
+    static constexpr entries entries_of(const features&) { return leaf(1) | tables_up_to(2); }
+};
+using odd = static_format<odd_description, odd_features{}>;
+
+}  // namespace
+
+TEST_CASE("a level whose entries are present by another bit than a page's")
+{
+    for (word table = 0; table < 4; ++table) {
+        for (word page = 0; page < 4; ++page) {
+            const word ram[2] = {0x2000 | table, 0x5000 | page};
+            const auto memory = [&](word physical) { return &ram[physical >> 12 == 2]; };
+            const walk_result a = walk(odd{}, 0x1000, 0, {}, {}, memory, update_flags::no);
+            const walk_result b = walk(format_for(odd_features{}), 0x1000, 0, {}, {}, memory, update_flags::no);
+            CAPTURE(table);
+            CAPTURE(page);
+            CHECK(same_outcome(a, b));
+            CHECK(same_path(a, b));
+            CHECK((a.fault == fault_kind::reserved_bits) == ((table & 1) != 0));
+            CHECK(static_cast<bool>(a) == (table == 2 && page != 0));
+        }
+    }
+}
+
 TEST_CASE("memory that is only read, and memory that has slots of both widths")
 {
     using linear = shadow<shadow_features{}>;

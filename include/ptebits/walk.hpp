@@ -245,7 +245,7 @@ public:
             if (hurry<F::tables().levels>(r, on, seen, root, address)) [[likely]] {
                 if (settle(r, on, a, cpu, update)) [[likely]]
                     return r;
-                seen = {};
+                seen = {};  // an entry changed after it was judged
             }
         }
         r = walk_on(seen, root, address, a, cpu, update);
@@ -261,12 +261,11 @@ public:
         slot_pointer slots[group];
         std::size_t walked = 0;
         for (std::size_t fetched = 0; walked < count;) {
-            const std::size_t walk_to = fetched;
             const std::size_t n = count - fetched < group ? count - fetched : group;
             fetch(root, addresses + fetched, slots, n);
-            fetched += n;
-            const std::size_t end = n != 0 ? walk_to : count;
+            const std::size_t end = n != 0 ? fetched : count;
             for (; walked < end; ++walked) results[walked] = run(root, addresses[walked], a, cpu, update);
+            fetched += n;
         }
     }
 
@@ -363,8 +362,10 @@ private:
         if (!F::exists(level, k)) return {};
         const std::uint64_t page_size = F::layout_at(level, kind::leaf).mask(role::page_size);
         const std::uint64_t present_bit = F::present_mask() & ~(F::present_mask() - 1);
-        const std::uint64_t mask = F::layout_at(level, k).mask(role::reserved) | page_size | present_bit;
+        const std::uint64_t reserved = F::layout_at(level, k).mask(role::reserved);
+        const std::uint64_t mask = reserved | page_size | present_bit;
         const std::uint64_t value = present_bit | (k == kind::leaf ? page_size : 0);
+        if ((reserved & value) != 0) return {};  // this level is present by another bit
         std::uint64_t good = 0;
         std::uint64_t known = 63;
         bool all_good = true;
@@ -599,8 +600,7 @@ private:
     {
         const unsigned levels = format_.tables().levels;
         for (std::size_t i = 0; i < count; ++i) {
-            const bool starts = refusal(addresses[i]) == fault_kind::none;
-            slots[i] = starts ? slot_in<Word>(memory_, slot_address(root, levels, addresses[i])) : nullptr;
+            slots[i] = refusal(addresses[i]) == fault_kind::none ? find(root, levels, addresses[i]) : nullptr;
         }
         if constexpr (static_masks<F>) {
             fetch_below<F::tables().levels>(addresses, slots, count);
@@ -626,8 +626,7 @@ private:
             if (slots[i] == nullptr) continue;
             const std::uint64_t entry = how_.load(*slots[i]);
             const bool goes_on = present(entry, format_) && kind_of(entry, level, format_) == kind::table;
-            slots[i] =
-                goes_on ? slot_in<Word>(memory_, slot_address(l.address_in(entry), level - 1, addresses[i])) : nullptr;
+            slots[i] = goes_on ? find(l.address_in(entry), level - 1, addresses[i]) : nullptr;
             prefetch(slots[i]);
         }
     }
