@@ -16,7 +16,7 @@ using namespace ptebits;
 
 namespace {
 
-enum class bytes_first { lowest, highest };
+enum class bytes_first : std::uint8_t { lowest, highest };
 
 constexpr std::size_t size = 0x10000;
 
@@ -60,7 +60,7 @@ template <class Format>
 void map(byte_memory<std::uint64_t>& memory, const Format& format)
 {
     for (unsigned level = 4; level > 1; --level) {
-        const std::uint64_t at = (5 - level) * 0x1000;
+        const std::uint64_t at = std::uint64_t{5 - level} * 0x1000;
         memory.put(at, encode(kind::table, level, at + 0x1000, {}, format).entry);
     }
     for (unsigned i = 0; i < 512; ++i) {

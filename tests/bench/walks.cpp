@@ -14,7 +14,6 @@
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
-#include <cstring>
 #include <ptebits/ept.hpp>
 #include <ptebits/shadow.hpp>
 #include <ptebits/walk.hpp>
@@ -41,15 +40,14 @@ volatile word volatile_zero = 0;
 class physical_memory {
 public:
     explicit physical_memory(std::size_t bytes)
-        : size_(bytes), words_(static_cast<word*>(std::aligned_alloc(alignment, (bytes + alignment - 1) & -alignment)))
+        : size_(bytes), at_(mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0))
     {
-        if (words_ == nullptr) std::abort();
-        madvise(words_, bytes, MADV_HUGEPAGE);
-        std::memset(words_, 0, bytes);
+        if (at_ == MAP_FAILED) std::abort();
+        madvise(at_, bytes, MADV_HUGEPAGE);
     }
     physical_memory(const physical_memory&) = delete;
     physical_memory& operator=(const physical_memory&) = delete;
-    ~physical_memory() { std::free(words_); }
+    ~physical_memory() { munmap(at_, size_); }
 
     word new_table()
     {
@@ -58,13 +56,12 @@ public:
         if (used_ > size_) std::abort();
         return at;
     }
-    [[nodiscard]] word* words() const { return words_; }
+    [[nodiscard]] word* words() const { return static_cast<word*>(at_); }
     [[nodiscard]] word used() const { return used_; }
 
 private:
-    static constexpr std::size_t alignment = std::size_t{2} << 20;
     std::size_t size_;
-    word* words_;
+    void* at_;
     word used_ = 0x1000;  // 0 stays free
 };
 

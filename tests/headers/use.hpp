@@ -45,7 +45,7 @@ bool map(const Format& format, std::uint64_t root, std::uint64_t page)
         if (!entry) return false;
         store(*memory{}(at), entry.entry);
     }
-    for (unsigned i = 0; i < 512; ++i) {
+    for (std::uint64_t i = 0; i < 512; ++i) {
         const encoded entry = encode(kind::leaf, 1, page + i * 4096, {}, format);
         if (!entry || !legal(entry.entry, 1, format)) return false;
         store(*memory{}(at + i * 8), entry.entry);
