@@ -32,7 +32,7 @@ struct byte_memory {
     }
     [[nodiscard]] Word get(std::uint64_t physical) const
     {
-        unsigned char bytes[sizeof(Word)];
+        unsigned char bytes[sizeof(Word)] = {};
         std::memcpy(bytes, &words[physical / sizeof(Word)], sizeof(Word));
         std::uint64_t value = 0;
         for (unsigned i = 0; i < sizeof(Word); ++i) value |= std::uint64_t{bytes[place(i)]} << 8 * i;
@@ -40,7 +40,7 @@ struct byte_memory {
     }
     void put(std::uint64_t physical, std::uint64_t value)
     {
-        unsigned char bytes[sizeof(Word)];
+        unsigned char bytes[sizeof(Word)] = {};
         for (unsigned i = 0; i < sizeof(Word); ++i) bytes[place(i)] = static_cast<unsigned char>(value >> 8 * i);
         std::memcpy(&words[physical / sizeof(Word)], bytes, sizeof(Word));
     }

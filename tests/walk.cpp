@@ -1252,13 +1252,13 @@ TEST_CASE("memory that is only read, and memory that has slots of both widths")
     CHECK(seen == 4);
 
     arena both(0x1000, 4);
-    both.words().assign(ram, ram + 4 * 512);
+    both.words().assign(ram, ram + std::size_t{4} * 512);
     unsigned pages = 0;
     const auto report = [&](word, word) { ++pages; };
     CHECK(walk(linear{}, 0x1000, address, {.what = operation::write}, {}, both));
     CHECK(age_range(linear{}, 0x1000, {}, both, report).pages == 1);
     CHECK(harvest_range(linear{}, 0x1000, {}, both, report).pages == 1);
-    both.words().assign(4 * 512, 0);
+    both.words().assign(std::size_t{4} * 512, 0);
     both.put(0x1004, std::uint32_t{0x2007});
     both.put(0x2004, std::uint32_t{0x3067});
     CHECK(age_range(two_level{}, 0x1000, {}, both, report).pages == 1);

@@ -337,11 +337,11 @@ private:
     PTEBITS_INLINE static constexpr void clear_path(walk_result& r, unsigned steps) noexcept
     {
         static_assert(max_levels == 5);
-        if (steps <= 0) r.path[0] = {};
-        if (steps <= 1) r.path[1] = {};
-        if (steps <= 2) r.path[2] = {};
-        if (steps <= 3) r.path[3] = {};
-        if (steps <= 4) r.path[4] = {};
+        if (steps < 1) r.path[0] = {};
+        if (steps < 2) r.path[1] = {};
+        if (steps < 3) r.path[2] = {};
+        if (steps < 4) r.path[3] = {};
+        if (steps < 5) r.path[4] = {};
     }
 
     // ---- the way down, in a hurry
