@@ -7,6 +7,8 @@
 #include <type_traits>
 #include <vector>
 
+#include <ptebits/walk.hpp>
+
 #include "input.hpp"
 
 namespace fuzz {
@@ -52,5 +54,17 @@ public:
     std::uint64_t asked_for = 0;
     std::vector<std::uint64_t> words;
 };
+
+/// Whether two walks had one outcome, by the same entries.
+[[nodiscard]] inline bool same(const ptebits::walk_result& a, const ptebits::walk_result& b)
+{
+    bool path = a.steps == b.steps;
+    for (unsigned i = 0; path && i < a.steps; ++i) {
+        path = a.path[i].slot_address == b.path[i].slot_address && a.path[i].entry == b.path[i].entry;
+    }
+    return path && a.fault == b.fault && a.level == b.level && a.address == b.address && a.page_shift == b.page_shift &&
+           a.allowed == b.allowed && a.memory_type == b.memory_type && a.broken == b.broken && a.bits == b.bits &&
+           a.key_denies == b.key_denies;
+}
 
 }  // namespace fuzz

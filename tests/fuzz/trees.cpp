@@ -192,16 +192,6 @@ void try_mappings(const Format& format, memory& m, const question& q)
 
 // ---- walks
 
-bool same(const walk_result& a, const walk_result& b)
-{
-    bool path = a.steps == b.steps;
-    for (unsigned i = 0; path && i < a.steps; ++i) {
-        path = a.path[i].slot_address == b.path[i].slot_address && a.path[i].entry == b.path[i].entry;
-    }
-    return path && a.fault == b.fault && a.level == b.level && a.address == b.address && a.page_shift == b.page_shift &&
-           a.allowed == b.allowed && a.broken == b.broken && a.bits == b.bits && a.key_denies == b.key_denies;
-}
-
 template <class Format>
 void try_batch(const Format& format, memory& m, const question& q)
 {

@@ -19,16 +19,6 @@ using asked = ptebits::memory_access;
 /// As kernels read slots, without atomics that a fuzzer gains nothing from.
 constexpr plain_access plainly{};
 
-bool same(const walk_result& a, const walk_result& b)
-{
-    bool path = a.steps == b.steps;
-    for (unsigned i = 0; path && i < a.steps; ++i) {
-        path = a.path[i].slot_address == b.path[i].slot_address && a.path[i].entry == b.path[i].entry;
-    }
-    return path && a.fault == b.fault && a.level == b.level && a.address == b.address && a.page_shift == b.page_shift &&
-           a.allowed == b.allowed && a.broken == b.broken && a.bits == b.bits && a.key_denies == b.key_denies;
-}
-
 template <class Format>
 void look_at(const walk_result& r, const Format& format)
 {
