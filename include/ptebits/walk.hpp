@@ -243,6 +243,7 @@ public:
         if constexpr (static_masks<F>) {
             footing on;
             if (hurry<F::tables().levels>(r, on, seen, root, address)) [[likely]] {
+                on.rights.granted |= sure_bit;  // it is; the compiler need not find out
                 if (settle(r, on, a, cpu, update)) [[likely]]
                     return r;
                 seen = {};  // an entry changed after it was judged
@@ -354,20 +355,24 @@ private:
         std::uint64_t value = 0;
         bool by_low_bits = true;
         std::uint64_t low_bits = 0;  // bit n: n is good
-        std::uint64_t known = 0;     // bits that are set in whatever passes
     };
+
+    /// A bit that is set in whatever passes: the lowest of those that make an entry present.
+    static constexpr std::uint64_t sure_bit = [] {
+        std::uint64_t lowest = 0;
+        if constexpr (static_masks<F>) lowest = F::present_mask() & ~(F::present_mask() - 1);
+        return lowest;
+    }();
 
     [[nodiscard]] static constexpr quick_test quick_test_of(unsigned level, kind k) noexcept
     {
         if (!F::exists(level, k)) return {};
         const std::uint64_t page_size = F::layout_at(level, kind::leaf).mask(role::page_size);
-        const std::uint64_t present_bit = F::present_mask() & ~(F::present_mask() - 1);
         const std::uint64_t reserved = F::layout_at(level, k).mask(role::reserved);
-        const std::uint64_t mask = reserved | page_size | present_bit;
-        const std::uint64_t value = present_bit | (k == kind::leaf ? page_size : 0);
+        const std::uint64_t mask = reserved | page_size | sure_bit;
+        const std::uint64_t value = sure_bit | (k == kind::leaf ? page_size : 0);
         if ((reserved & value) != 0) return {};  // this level is present by another bit
         std::uint64_t good = 0;
-        std::uint64_t known = 63;
         bool all_good = true;
         for (std::uint64_t low = 0; low < 64; ++low) {
             if (((low ^ value) & mask & 63) != 0) continue;
@@ -376,12 +381,10 @@ private:
                 breaks = breaks || (c.in.contains(level, k) && (low & c.mask) == (c.value & 63));
             }
             all_good = all_good && !breaks;
-            if (breaks) continue;
-            good |= std::uint64_t{1} << low;
-            known &= low;
+            if (!breaks) good |= std::uint64_t{1} << low;
         }
         const std::uint64_t compared = all_good ? mask : mask & ~std::uint64_t{63};
-        return {compared, value & compared, !all_good, good, known | value};
+        return {compared, value & compared, !all_good, good};
     }
 
     template <unsigned Level, kind Kind>
@@ -419,14 +422,14 @@ private:
                 if (!hurry<Level - 1>(r, on, seen, below, address)) [[unlikely]]
                     return false;
                 r.path[step] = {slot_address(table, Level, address), entry};
-                on.rights.add(entry | test_at<Level, kind::table>.known, silence_at<Level, kind::table>);
+                on.rights.add(entry, silence_at<Level, kind::table>);
                 return true;
             }
         }
         if (!passes<Level, kind::leaf>(entry)) [[unlikely]]
             return false;
         r.path[step] = {slot_address(table, Level, address), entry};
-        on.rights.add(entry | test_at<Level, kind::leaf>.known, silence_at<Level, kind::leaf>);
+        on.rights.add(entry, silence_at<Level, kind::leaf>);
         on.leaf = entry;
         arrive(r, entry, Level, address);
         end(r, Level, step + 1);
