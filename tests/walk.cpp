@@ -1232,6 +1232,26 @@ TEST_CASE("a level whose entries are present by another bit than a page's")
     }
 }
 
+TEST_CASE("memory is asked once for each slot, also for one that it does not have")
+{
+    for (unsigned held = 0; held <= 4; ++held) {  // tables that are there, each referring to the next
+        CAPTURE(held);
+        const word entry[4] = {0x2007, 0x3007, 0x4007, 0x5007};
+        unsigned asked_for = 0;
+        const auto memory = [&](word physical) -> const word* {
+            ++asked_for;
+            return physical >> 12 <= held ? &entry[(physical >> 12) - 1] : nullptr;
+        };
+        const walk_result r = walk(shadow<shadow_features{}>{}, 0x1000, 0, {}, {}, memory, update_flags::no);
+        CHECK(r.fault == (held == 4 ? fault_kind::none : fault_kind::memory_absent));
+        CHECK(r.steps == held);
+        CHECK(asked_for == (held == 4 ? 4 : held + 1));
+        asked_for = 0;
+        static_cast<void>(walk(format_for(shadow_features{}), 0x1000, 0, {}, {}, memory, update_flags::no));
+        CHECK(asked_for == (held == 4 ? 4 : held + 1));
+    }
+}
+
 TEST_CASE("memory that is only read, and memory that has slots of both widths")
 {
     using linear = shadow<shadow_features{}>;
