@@ -15,9 +15,9 @@
 #include <variant>
 #include <vector>
 
-#include <ptebits/ept.hpp>
-#include <ptebits/npt.hpp>
-#include <ptebits/shadow.hpp>
+#include <ptebits/formats/ept.hpp>
+#include <ptebits/formats/npt.hpp>
+#include <ptebits/formats/shadow.hpp>
 #include <ptebits/text.hpp>
 
 #include "features.hpp"
@@ -35,6 +35,8 @@ struct cell {
     field bits;
     role is = role::none;
     std::string mnemonic = {};
+    std::uint64_t value = 0;     ///< of bits that have one value
+    bool denies = false;         ///< a permission that is denied by a set bit
     unsigned address_bit = 0;    ///< address bits that stand elsewhere: the lowest of them
     std::string only_with = {};  ///< of a part that a feature switches
     role otherwise = role::none;
@@ -55,24 +57,34 @@ role role_of_bit(unsigned index, unsigned level, kind k, const Format& format)
     return part_at(index, level, k, format).is;
 }
 
+/// The same features with another value of one of them: a switch turned, a number that is 0 where
+/// there is none taken away. Features of which that cannot be said stay.
+template <class Features, class Member>
+Features with_another(Features features, const Member& named)
+{
+    if (const auto* flag = std::get_if<bool Features::*>(&named)) features.** flag = !(features.**flag);
+    if (const auto* number = std::get_if<unsigned Features::*>(&named)) features.** number = 0;
+    return features;
+}
+
 /// The parts of an entry. A part is switched by a feature if it changes role with any.
 template <class Features>
 std::vector<cell> cells_of(unsigned level, kind k, const Features& features)
 {
     const auto format = format_for(features);
     std::vector<cell> cells;
-    for (unsigned low = 0; low < format.tables().entry_bits;) {
+    for (unsigned low = 0; low < format->shape().entry_bits;) {
         const auto part = part_at(low, level, k, format);
+        const layout& l = format->layout_at(level, k);
         cell c{.bits = part.bits, .is = part.is, .mnemonic = part.name()};
+        if (part.is == role::fixed || part.is == role::written) c.value = part.bits.get(l.value);
+        c.denies = (l.denying & part.bits.mask()) != 0;
         if (part.is == role::address) c.address_bit = part.from->address_shift;
         for (const auto& f : named::features_of(features)) {
-            const auto* member = std::get_if<bool Features::*>(&f.member);
-            if (member == nullptr) continue;
-            Features other = features;
-            other.** member = !(features.**member);
-            const auto switched = format_for(other);
-            if (!switched.exists(level, k) || role_of_bit(low, level, k, switched) == part.is) continue;
-            c.only_with = part.from->when.text;
+            const auto switched = format_for(with_another(features, f.member));
+            const bool exists = switched.exists(level, k) || (k == kind::none && switched.wrong().what == defect::none);
+            if (!exists || role_of_bit(low, level, k, switched) == part.is) continue;
+            c.only_with = part.from != nullptr ? part.from->when.text : '`' + std::string(f.name) + '`';
             c.otherwise = role_of_bit(low, level, k, switched);
         }
         low += part.bits.width();
@@ -89,15 +101,16 @@ std::vector<cell> cells_of(unsigned level, kind k, const Features& features)
     return cells;
 }
 
-/// All entries of a format, tables first, from the top level down.
+/// All entries of a format, tables first, from the top level down; then the absent ones, which are
+/// the same at every level.
 template <class Features>
 std::vector<drawing> drawings_of(const Features& features)
 {
     const auto format = format_for(features);
     std::vector<drawing> all;
     for (const kind k : {kind::table, kind::leaf}) {
-        for (unsigned level = format.tables().levels; level > 0; --level) {
-            if (!format.exists(level, k)) continue;
+        for (unsigned level = format->shape().levels; level > 0; --level) {
+            if (!format->exists(level, k)) continue;
             std::vector<cell> cells = cells_of(level, k, features);
             const bool same = !all.empty() && all.back().in == k && all.back().cells == cells;
             if (same && k == kind::table) {
@@ -107,6 +120,7 @@ std::vector<drawing> drawings_of(const Features& features)
             }
         }
     }
+    all.push_back({{1}, kind::none, cells_of(1, kind::none, features)});
     return all;
 }
 
@@ -130,8 +144,10 @@ std::string bit_numbers(field f)
 
 std::string role_name(const cell& c, kind k)
 {
-    std::string text = name(c.is);
-    if (c.is == role::page_size) text += k == kind::leaf ? ": 1" : ": 0";
+    std::string text = c.denies ? "denies " : "";
+    text += name(c.is);
+    if (c.is == role::fixed || c.is == role::written) text += ": " + std::to_string(c.value);
+    if (c.is == role::address && k == kind::none) text += " outside memory";
     if (c.address_bit != 0) {
         text += " bits " + std::to_string(c.address_bit + c.bits.width() - 1) + ':' + std::to_string(c.address_bit);
     }
@@ -145,8 +161,9 @@ std::string page_size(unsigned page_shift)
     return buffer;
 }
 
-std::string title_of(const drawing& d, const shape& tables)
+std::string title_of(const drawing& d, const shape& s)
 {
+    if (d.in == kind::none) return "Absent entries";
     static constexpr const char* entry_names[max_levels + 1] = {"", "PTE", "PDE", "PDPTE", "PML4E", "PML5E"};
     std::string names, numbers;
     for (const unsigned level : d.levels) {
@@ -155,7 +172,7 @@ std::string title_of(const drawing& d, const shape& tables)
     }
     return names + (d.levels.size() > 1 ? " (levels " : " (level ") + numbers + "): " +
            (d.in == kind::table ? "refers to a table"
-                                : "maps a " + page_size(tables.page_shift(d.levels.front())) + " page");
+                                : "maps a " + page_size(s.page_shift(d.levels.front())) + " page");
 }
 
 // ---- diagrams
@@ -164,28 +181,31 @@ std::string title_of(const drawing& d, const shape& tables)
 const char* fill_of(role r)
 {
     switch (r) {
-    case role::present:
+    case role::fixed:
+    case role::written:
+        return "#86cfc6";
     case role::read:
     case role::write:
     case role::execute:
     case role::user_execute:
     case role::user:
-    case role::execute_disable:
         return "#b9e2bd";
     case role::address:
         return "#bcd7f6";
     case role::memory_type:
         return "#f5dca6";
-    case role::page_size:
+    case role::next_level:
     case role::attribute:
         return "#dccdf1";
     case role::accessed:
     case role::dirty:
+    case role::dirty_modifier:
         return "#f7c1b9";
     case role::software:
         return "#eceff2";
     case role::none:
     case role::reserved:
+    case role::beyond:
         break;
     }
     return "#a3a9b1";
@@ -202,13 +222,14 @@ constexpr unsigned line_bits = 32;
 constexpr std::size_t name_width = 75;
 constexpr std::size_t narrow_width = 63;
 
-/// What stands in a box: the mnemonic or the role if it fits, else 0 for reserved and - for software.
+/// What stands in a box: the mnemonic or the role if it fits, else the value that the bits must
+/// have, 0 for reserved ones too, and - for software.
 std::string label_of(const cell& c, kind k, unsigned box_width)
 {
     if (!c.mnemonic.empty()) return c.mnemonic;
     std::string text = role_name(c, k);
-    if (text.size() * narrow_width > std::size_t{box_width} * 10) text = c.is == role::reserved ? "0" : "-";
-    return text;
+    if (text.size() * narrow_width <= std::size_t{box_width} * 10) return text;
+    return c.is == role::software ? "-" : std::to_string(c.value);
 }
 
 void draw_text(std::ostream& out, unsigned x, unsigned y, const char* style, std::string_view anchor,
@@ -291,16 +312,20 @@ std::string svg_legend()
         role is;
         const char* text;
     } entries[] = {
-        {role::read, "present, permissions"}, {role::address, "address"},
-        {role::memory_type, "memory type"},   {role::attribute, "page size, attributes"},
-        {role::accessed, "accessed, dirty"},  {role::software, "-: software, ignored"},
+        {role::fixed, "fixed or written: one value"},
+        {role::read, "permissions"},
+        {role::address, "address"},
+        {role::memory_type, "memory type"},
+        {role::attribute, "attributes"},
+        {role::accessed, "accessed, dirty"},
+        {role::software, "-: software, ignored"},
         {role::reserved, "0: reserved"},
     };
-    constexpr unsigned columns = 4;
-    constexpr unsigned column_width = 226;
+    constexpr unsigned columns = 3;
+    constexpr unsigned column_width = 300;
     constexpr unsigned row_height = 28;
     std::ostringstream out;
-    out << svg_begin(line_bits * cell_width + 2 * margin, 2 * row_height + margin, "The colours of the diagrams");
+    out << svg_begin(line_bits * cell_width + 2 * margin, 3 * row_height + margin, "The colours of the diagrams");
     unsigned n = 0;
     const auto swatch = [&](role r, const char* text) {
         const unsigned x = margin + n % columns * column_width;
@@ -333,10 +358,12 @@ void write_entries(std::ostream& out, files& all, const std::string& prefix, con
     const auto format = format_for(features);
     for (const drawing& d : drawings_of(features)) {
         std::string file = "formats/" + prefix;
-        for (const unsigned level : d.levels) file += '-' + std::to_string(level);
+        if (d.in != kind::none) {
+            for (const unsigned level : d.levels) file += '-' + std::to_string(level);
+        }
         file += std::string("-") + name(d.in) + ".svg";
-        const std::string title = title_of(d, format.tables());
-        all[file] = svg_of(d, format.tables().entry_bits, title);
+        const std::string title = title_of(d, format->shape());
+        all[file] = svg_of(d, format->shape().entry_bits, title);
         out << "### " << title << "\n\n![" << title << "](" << file << ")\n\n";
         write_table(out, d);
         out << '\n';
@@ -354,7 +381,7 @@ void write_features(std::ostream& out, const char* type)
         separator = ", ";
         if (const auto* number = std::get_if<unsigned Features::*>(&f.member)) out << defaults.**number;
         if (const auto* flag = std::get_if<bool Features::*>(&f.member)) out << (defaults.**flag ? "true" : "false");
-        if (std::holds_alternative<optional_bit Features::*>(f.member)) out << "none";
+        if (std::holds_alternative<optional_bits Features::*>(f.member)) out << "none";
     }
     out << ".\n\n";
 }
@@ -386,7 +413,7 @@ void write_differences(std::ostream& out, const shadow_features& ordinary_featur
         }
         for (const auto& [levels, found] : groups) {
             for (const difference& f : found) {
-                out << "| " << title_of({levels, d.in, {}}, ordinary.tables()) << " | " << bit_numbers(f.bits) << " | "
+                out << "| " << title_of({levels, d.in, {}}, ordinary->shape()) << " | " << bit_numbers(f.bits) << " | "
                     << name(f.was) << " | " << name(f.is) << " |\n";
             }
         }
@@ -396,7 +423,7 @@ void write_differences(std::ostream& out, const shadow_features& ordinary_featur
 
 /// The mnemonic of a named field.
 template <class Description>
-const char* mnemonic_of(field Description::fields::* named)
+const char* mnemonic_of(entry_field Description::fields::* named)
 {
     for (const auto& r : Description::rows) {
         if (r.member == named) return r.name;
@@ -428,10 +455,15 @@ void write_values(std::ostream& out, const char* head, const char* (*text)(unsig
 
 files draw()
 {
-    const shadow_features long_mode{
-        .levels = 5, .physical_bits = width_m, .protection_keys = true, .hlat = true, .reserved_bit_8 = false};
-    const shadow_features pae{.levels = 3, .physical_bits = width_m};
-    const shadow_features two_levels{.levels = 2, .physical_bits = width_m};
+    constexpr unsigned memory_bits = width_m - 1;  // so that absent entries must not point there
+    const shadow_features long_mode{.levels = 5,
+                                    .physical_bits = width_m,
+                                    .protection_keys = true,
+                                    .hlat = true,
+                                    .reserved_bit_8 = false,
+                                    .memory_bits = memory_bits};
+    const shadow_features pae{.levels = 3, .physical_bits = width_m, .memory_bits = memory_bits};
+    const shadow_features two_levels{.levels = 2, .physical_bits = width_m, .memory_bits = 31};
     const npt_features nested{.levels = 5, .physical_bits = width_m};
     const ept_features extended{.levels = 5,
                                 .physical_bits = width_m,
@@ -440,22 +472,30 @@ files draw()
                                 .paging_write = true,
                                 .supervisor_shadow_stack = true,
                                 .sub_page_write = true,
-                                .suppress_ve = true};
+                                .suppress_ve = true,
+                                .memory_bits = memory_bits};
     files all;
     std::ostringstream out;
-    out << "<!-- Made by examples/draw_formats.cpp from the rows in include/ptebits. Change those. -->\n"
+    out << "<!-- Made by examples/draw_formats.cpp from the rows in include/ptebits/formats. Change those. -->\n"
            "# Formats\n"
            "\n"
            "Every entry of every format, drawn from the rows that the library computes with. M is the\n"
            "physical-address width (the feature `physical_bits`). All features that give a bit a meaning are\n"
            "on; dashes mark the bits that one of them switches: the tables tell which, and what the bit is without.\n"
-           "*Software* bits are ignored by the MMU; *reserved* bits must be 0 in a present entry.\n"
+           "*Fixed* bits have one value in every entry of the kind: by them the MMU tells what an entry is.\n"
+           "*Software* bits are ignored by the MMU; *reserved* bits must be 0 in a present entry. *Written* bits\n"
+           "are ignored too, but software must write one value. A bit that *denies* a permission takes it if set.\n"
+           "\n"
+           "Of an absent entry the MMU takes no notice, so all but what makes it one is software's. There are two\n"
+           "exceptions: with `suppress_ve` bit 63 must be 1, or an access may raise #VE in the guest; and on\n"
+           "a CPU with L1TF (`memory_bits`) the address bits must be 0 or point past the memory, since the CPU may\n"
+           "load what is there and leak it.\n"
            "\n"
            "![The colours of the diagrams](formats/legend.svg)\n"
            "\n"
-           "- [Long mode](#long-mode), [PAE](#pae), [two levels](#two-levels): ordinary paging, shadow.hpp\n"
-           "- [Nested paging](#nested-paging): npt.hpp\n"
-           "- [Extended page tables](#extended-page-tables): ept.hpp\n"
+           "- [Long mode](#long-mode), [PAE](#pae), [two levels](#two-levels): ordinary paging, formats/shadow.hpp\n"
+           "- [Nested paging](#nested-paging): formats/npt.hpp\n"
+           "- [Extended page tables](#extended-page-tables): formats/ept.hpp\n"
            "\n"
            "## Long mode\n"
            "\n"
@@ -496,7 +536,7 @@ files draw()
     write_features<ept_features>(out, "ept_features");
     write_entries(out, all, "ept", extended);
     out << "MT, the memory type:\n\n";
-    write_values(out, "MT", [](unsigned value) { return meaning(&ept_fields::memory_type, value); });
+    write_values(out, "MT", [](unsigned value) { return ept_fields::meaning(&ept_fields::memory_type, value); });
     out << "A present entry is misconfigured if a reserved bit is set, or by one of these combinations:\n\n";
     write_forbidden<ept_description>(out);
     std::string document = out.str();

@@ -51,6 +51,9 @@ constexpr std::string_view usage =
     "\n"
     "Exit status: 0, or 2 if the command line or a line of input is wrong.\n";
 
+/// Of the formats that can be asked for.
+constexpr unsigned highest_level = 5;
+
 /// What is wrong with the command line or a line of input.
 struct error : std::runtime_error {
     using std::runtime_error::runtime_error;
@@ -181,7 +184,7 @@ any_features read_format(std::string_view text, unsigned level)
     }
     std::visit(
         [&](auto& features) {
-            if (level == max_levels) features.levels = level;
+            if (level > features.levels) features.levels = level;
             while (!text.empty()) {
                 const std::string_view word = next();
                 const std::size_t equals = word.find('=');
@@ -201,7 +204,7 @@ void print_short(std::uint64_t entry, unsigned level, const Format& format)
 {
     const std::string line = in_words(entry, level, format).line();
     const std::size_t end = std::min(line.find(';'), line.size());
-    std::cout << "0x" << std::hex << std::setfill('0') << std::setw(static_cast<int>(format.tables().entry_bits / 4))
+    std::cout << "0x" << std::hex << std::setfill('0') << std::setw(static_cast<int>(format->shape().entry_bits / 4))
               << entry << std::dec << std::setfill(' ') << "  " << line.substr(0, end);
     if (end < line.size()) std::cout << paint.alarm << line.substr(end) << paint.off;
     std::cout << '\n';
@@ -218,6 +221,20 @@ void print_long(std::uint64_t entry, unsigned level, const Format& format)
         std::istringstream(line) >> word >> bits >> value;
         const char* colour = first ? paint.head : word == "broken:" ? paint.alarm : value == "0" ? paint.dim : "";
         std::cout << colour << line << (*colour != '\0' ? paint.off : "") << '\n';
+    }
+}
+
+/// What one part of an entry of this kind means with a new value. The bits that tell kinds apart
+/// say what the entry became.
+template <class Format, class Part>
+void write_change(text_writer& out, const Part& part, std::uint64_t after, unsigned level, kind k, const Format& format)
+{
+    const kind is = kind_of(after, level, format);
+    if (part.is != role::fixed || is == k) return write_meaning(out, part, after, level, k, format);
+    if (is == kind::leaf) {
+        out.page_size(page_shift_of(after, level, format)).put(" page");
+    } else {
+        out.put(name(is));
     }
 }
 
@@ -246,7 +263,7 @@ void print_changes(std::uint64_t before, std::uint64_t after, unsigned level, ki
                 out.put("  ").put(*part.name() != '\0' ? part.name() : "-").column(8).bit_range(part.bits).column(15);
             }),
             text([&](text_writer& out) { out.number(part.bits.get(before)).put(" -> ").number(part.bits.get(after)); }),
-            text([&](text_writer& out) { write_meaning(out, part, after, level, k, format); }),
+            text([&](text_writer& out) { write_change(out, part, after, level, k, format); }),
         });
         width = std::max(width, changes.back().values.size());
     }
@@ -264,9 +281,10 @@ void print_difference(std::uint64_t before, std::uint64_t after, unsigned level,
     const kind is = kind_of(after, level, format);
     if (before == after) {
         std::cout << "changed: nothing\n";
-    } else if (was == is) {
+    } else if (was == is || was == kind::none || is == kind::none) {
+        // An absent entry has no fields, so those of the other one tell.
         std::cout << "changed:\n";
-        print_changes(before, after, level, is, format);
+        print_changes(before, after, level, was == kind::none ? is : was, format);
     } else {
         for (const kind k : {was, is}) {
             std::cout << "changed, as fields of a " << (k == kind::leaf ? "leaf" : "table's entry") << ":\n";
@@ -330,8 +348,8 @@ template <class Features>
 int explain(const request& r, const Features& features)
 {
     const auto format = format_for(features);
-    if (format.wrong().what != defect::none) throw error(name(format.wrong().what));
-    if (r.level > format.tables().levels) throw error("the format has no level " + std::to_string(r.level));
+    if (format->wrong().what != defect::none) throw error(name(format->wrong().what));
+    if (r.level > format->shape().levels) throw error("the format has no level " + std::to_string(r.level));
 
     if (r.how != output::difference && r.entries.size() == 1 && r.entries.front() == "-") return filter(r, format);
     std::vector<std::uint64_t> entries;
@@ -376,7 +394,7 @@ int run(std::vector<std::string> words)
     if (words.size() < 3) throw error("it takes FORMAT LEVEL HEX... or FORMAT LEVEL -");
 
     const auto level = decimal_number(words[1]);
-    if (!level || *level < 1 || *level > max_levels) throw error("LEVEL is 1 to 5, not " + in_quotes(words[1]));
+    if (!level || *level < 1 || *level > highest_level) throw error("LEVEL is 1 to 5, not " + in_quotes(words[1]));
     r.level = *level;
     r.entries.assign(words.begin() + 2, words.end());
     return std::visit([&](const auto& features) { return explain(r, features); }, read_format(words[0], r.level));

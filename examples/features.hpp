@@ -6,16 +6,16 @@
 #include <string_view>
 #include <variant>
 
-#include <ptebits/ept.hpp>
-#include <ptebits/npt.hpp>
-#include <ptebits/shadow.hpp>
+#include <ptebits/formats/ept.hpp>
+#include <ptebits/formats/npt.hpp>
+#include <ptebits/formats/shadow.hpp>
 
 namespace named {
 
 template <class Features>
 struct feature {
     std::string_view name;
-    std::variant<unsigned Features::*, bool Features::*, ptebits::optional_bit Features::*> member;
+    std::variant<unsigned Features::*, bool Features::*, ptebits::optional_bits Features::*> member;
 };
 
 [[nodiscard]] inline std::span<const feature<ptebits::shadow_features>> features_of(const ptebits::shadow_features&)
@@ -33,6 +33,7 @@ struct feature {
         {"hlat", &f::hlat},
         {"reserved_bit_8", &f::reserved_bit_8},
         {"encryption_bit", &f::encryption_bit},
+        {"memory_bits", &f::memory_bits},
     };
     return all;
 }
@@ -71,6 +72,7 @@ struct feature {
         {"sub_page_write", &f::sub_page_write},
         {"suppress_ve", &f::suppress_ve},
         {"software_accessed", &f::software_accessed},
+        {"memory_bits", &f::memory_bits},
     };
     return all;
 }

@@ -138,14 +138,13 @@ private:
         const std::uint64_t guest_page = guest_physical >> base_page_shift;
         translation& known = tlb_[guest_page % tlb_.size()];
         if (known.guest_page != guest_page || (writes_it && !known.for_writes)) {
-            const walk_result r =
-                walk(typename Mmu::format{}, mmu_.root(), guest_physical, {.what = what}, {}, mmu_.tables());
+            const walk_result r = walk(Mmu::format, mmu_.root(), guest_physical, {.what = what}, {}, mmu_.tables());
             if (!r) return false;
             known = {guest_page, r.address >> base_page_shift, writes_it};
-            if constexpr (Mmu::format::dirty.exists()) {
+            if constexpr (Mmu::format->dirty.exists()) {
                 const std::uint64_t judged = r.path[r.steps - 1].entry;
-                accessed_set += !young(judged, typename Mmu::format{});
-                dirty_set += writes_it && !dirty(judged, typename Mmu::format{});
+                accessed_set += !young(judged, Mmu::format);
+                dirty_set += writes_it && !dirty(judged, Mmu::format);
             }
         }
         // Now and then the thread loses its CPU here, where a flush has to wait for it.
@@ -293,7 +292,7 @@ private:
 template <class Mmu>
 bool machine<Mmu>::check()
 {
-    using format = typename Mmu::format;
+    constexpr auto format = Mmu::format;
     unsigned lost = 0;
     const auto expect = [&](bool holds, const char* what, std::uint64_t page = 0, std::uint64_t entry = 0) {
         if (holds || ++lost > 10) return;
@@ -313,11 +312,11 @@ bool machine<Mmu>::check()
     std::uint64_t entries = 0;
     std::uint64_t young_entries = 0;
     std::uint64_t dirty_entries = 0;
-    visit(format{}, mmu_->root(), {}, mmu_->tables(), [&](const auto& e) {
+    visit(format, mmu_->root(), {}, mmu_->tables(), [&](const auto& e) {
         if (e.level != 1) return visit_next::into;
         ++entries;
-        young_entries += (e.entry & format::accessed.mask()) != 0;
-        dirty_entries += (e.entry & format::dirty.mask()) != 0;
+        young_entries += (e.entry & format->accessed.mask()) != 0;
+        dirty_entries += (e.entry & format->dirty.mask()) != 0;
         const std::uint64_t guest_page = e.address >> base_page_shift;
         for (unsigned i = 0; i < mmu_->memory_slots(); ++i) {
             const memory_slot& in = mmu_->slot(i);
@@ -325,13 +324,15 @@ bool machine<Mmu>::check()
             const std::uint64_t host_page = in.host_page + guest_page - in.guest_page;
             ++mapped[host_page];
             std::uint64_t entry = e.entry;
-            if constexpr (!format::accessed.exists()) {
+            if constexpr (!format->accessed.exists()) {
                 if (is_tracked(entry, Mmu::ageing)) entry = Mmu::ageing.restored(entry);
             }
-            const std::uint64_t changes = format::accessed | format::dirty | (in.writable ? format::write.mask() : 0);
-            const std::uint64_t page = format::address(1, host_page << base_page_shift) | format::memory_type(6) |
-                                       (in.writable ? Mmu::may_write : 0);
-            expect((entry & ~changes) == (page | format::read | format::execute), "rights", guest_page, e.entry);
+            const std::uint64_t changes =
+                format->accessed.mask() | format->dirty.mask() | (in.writable ? format->write.mask() : 0);
+            const std::uint64_t page = format->address(1, host_page << base_page_shift) | format->memory_type(6) |
+                                       format->read | format->execute;
+            const std::uint64_t wanted = page | (in.writable ? Mmu::may_write : 0);
+            expect((entry & ~changes) == wanted, "rights", guest_page, e.entry);
         }
         return visit_next::into;
     });
@@ -352,7 +353,7 @@ bool machine<Mmu>::check()
         expect(cpu.outcomes[static_cast<unsigned>(fault_outcome::misconfigured)] == 0, "a legal entry");
     }
     expect(made == entries + zapped_ + unmapped_, "a mapping");
-    if constexpr (format::dirty.exists()) {
+    if constexpr (format->dirty.exists()) {
         const mmu_statistics& gone = mmu_->statistics();
         expect(accessed_set == gone.aged + gone.zapped_young + young_entries, "an accessed bit");
         expect(dirty_set == gone.harvested + gone.zapped_dirty + dirty_entries, "a dirty bit");

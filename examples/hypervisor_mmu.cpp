@@ -37,6 +37,14 @@ std::uint64_t* mmu<F>::table_memory::operator()(std::uint64_t physical) const no
     return &owner_->tables_[index / slots_in_table][index % slots_in_table];
 }
 
+template <ept_features F>
+mmu<F>::mmu() noexcept
+{
+    for (auto& table : tables_) {
+        for (std::uint64_t& slot : table) slot = format->empty();
+    }
+}
+
 // ---- memory slots
 
 template <ept_features F>
@@ -81,7 +89,7 @@ fault_outcome mmu<F>::fault(std::uint64_t guest_physical, const memory_access& a
     if (in == nullptr) return fault_outcome::no_memory_slot;
     if (a.writes() && !in->writable) return fault_outcome::read_only;
 
-    const walk_result r = walk(format{}, root(), guest_physical, a, {}, tables(), update_flags::no);
+    const walk_result r = walk(format, root(), guest_physical, a, {}, tables(), update_flags::no);
     if (r) return fault_outcome::retry;
     if (r.fault == fault_kind::misconfiguration) return fault_outcome::misconfigured;
     if (r.level != 1) return map(guest_physical, a);
@@ -90,7 +98,7 @@ fault_outcome mmu<F>::fault(std::uint64_t guest_physical, const memory_access& a
     // that was judged, so that one that is frozen or taken away meanwhile stays so.
     std::uint64_t& slot = *tables()(r.path[r.steps - 1].slot_address);
     bool restored = false;
-    if constexpr (!format::accessed.exists()) restored = restore(slot, ageing);
+    if constexpr (!format->accessed.exists()) restored = restore(slot, ageing);
     if (a.writes() && grant_write(slot, guest_page)) return fault_outcome::write_granted;
     return restored ? fault_outcome::restored : map(guest_physical, a);
 }
@@ -99,13 +107,13 @@ template <ept_features F>
 bool mmu<F>::grant_write(std::uint64_t& slot, std::uint64_t guest_page) noexcept
 {
     const auto granted = [](std::uint64_t entry) {
-        return present(entry, format{}) && (entry & may_write) != 0 ? entry | format::write : entry;
+        return present(entry, format) && (entry & may_write) != 0 ? entry | format->write.mask() : entry;
     };
     const std::uint64_t before = update(slot, granted);
     if (granted(before) == before) return false;
     // Where no D will tell of the write the log must, and only now: a harvest that came
     // between a mark and the grant would leave a writable entry that nothing tells of.
-    if constexpr (!format::dirty.exists()) log_write(guest_page);
+    if constexpr (!format->dirty.exists()) log_write(guest_page);
     return true;
 }
 
@@ -121,16 +129,16 @@ fault_outcome mmu<F>::map(std::uint64_t guest_physical, const memory_access& a) 
     mapping_chain& chain = reverse_[host_page];
     std::uint64_t* const slot = make_path(guest_physical);
     if (slot == nullptr) return fault_outcome::no_room;
-    if (load(*slot) != 0) return fault_outcome::retry;  // mapped meanwhile, or frozen
+    if (load(*slot) != format->empty()) return fault_outcome::retry;  // mapped meanwhile, or frozen
     if (chain.count == max_mappings) return fault_outcome::no_room;
 
     // Writable only for a write: so the first write to a page that was read faults, too.
     const permissions grant{.write = a.writes()};
-    std::uint64_t entry = encode(kind::leaf, 1, host_page << base_page_shift, grant, format{}).entry;
-    entry |= format::memory_type(write_back) | (in.writable ? may_write : 0);
-    store(*slot, entry);
+    const field_values type = format->memory_type(write_back);
+    const encoded leaf = encode(kind::leaf, 1, host_page << base_page_shift, grant, format, type);
+    store(*slot, leaf.entry | (in.writable ? may_write : 0));
     chain.slots[chain.count++] = slot;
-    if constexpr (!format::dirty.exists()) {
+    if constexpr (!format->dirty.exists()) {
         if (a.writes()) log_write(guest_page);
     }
     return fault_outcome::mapped;
@@ -140,22 +148,21 @@ fault_outcome mmu<F>::map(std::uint64_t guest_physical, const memory_access& a) 
 template <ept_features F>
 std::uint64_t* mmu<F>::make_path(std::uint64_t guest_physical) noexcept
 {
-    const shape& t = format::tables();
+    const shape& s = format->shape();
     std::uint64_t table = root();
-    for (unsigned level = t.levels;; --level) {
-        const std::uint64_t index = guest_physical >> t.page_shift(level) & (slots_in_table - 1);
-        std::uint64_t& slot = *tables()(table + index * sizeof(std::uint64_t));
+    for (unsigned level = s.levels;; --level) {
+        std::uint64_t& slot = *tables()(s.slot_address(table, guest_physical, level));
         if (level == 1) return &slot;
         const std::uint64_t entry = load(slot);
-        if (present(entry, format{})) {
-            table = address_of(entry, level, format{});
+        if (present(entry, format)) {
+            table = address_of(entry, level, format);
             continue;
         }
         if (table_count_ == max_tables) return nullptr;
         table = tables_at + std::uint64_t{table_count_} * sizeof(tables_[0]);
-        first_guest_page_[table_count_++] = guest_physical >> t.page_shift(level)
-                                                                  << (t.page_shift(level) - base_page_shift);
-        store(slot, encode(kind::table, level, table, {}, format{}).entry);
+        first_guest_page_[table_count_++] = guest_physical >> s.page_shift(level)
+                                                                  << (s.page_shift(level) - base_page_shift);
+        store(slot, encode(kind::table, level, table, {}, format).entry);
     }
 }
 
@@ -195,9 +202,9 @@ page_bitmap mmu<F>::harvest(unsigned slot_index) noexcept
     // First the log, then the entries: the other way round, a page made writable in between
     // would lose its mark, and tracking may take the write permission before the next harvest.
     for (unsigned i = 0; i < max_slot_pages / 64; ++i) written.words[i] = exchange(log_[slot_index].words[i], 0);
-    const address_range range{in.guest_page << base_page_shift, ((in.guest_page + in.pages) << base_page_shift) - 1};
-    visit(format{}, root(), range, tables(), [&](const auto& e) {
-        if (e.is == kind::leaf && harvest_dirty(*e.slot, format{})) {
+    const inclusive_range range{in.guest_page << base_page_shift, ((in.guest_page + in.pages) << base_page_shift) - 1};
+    visit(format, root(), range, tables(), [&](const auto& e) {
+        if (e.is == kind::leaf && harvest_dirty(*e.slot, format)) {
             const std::uint64_t page = (e.address >> base_page_shift) - in.guest_page;
             written.words[page / 64] |= page_bitmap::bit_of(page);
             ++statistics_.harvested;
@@ -220,11 +227,11 @@ mapping_chain mmu<F>::freeze_all(std::uint64_t host_page) noexcept
     const mapping_chain taken = chain;
     for (std::uint64_t* slot : taken) {
         std::uint64_t entry = load(*slot);
-        while (!freeze(*slot, entry, frozen{})) {
+        while (!freeze(*slot, entry, frozen)) {
         }
-        statistics_.zapped_young += present(entry, format{}) && young(entry, ageing);
-        if constexpr (format::dirty.exists()) {
-            if (!dirty(entry, format{})) continue;
+        statistics_.zapped_young += present(entry, format) && young(entry, ageing);
+        if constexpr (format->dirty.exists()) {
+            if (!dirty(entry, format)) continue;
             log_write(guest_page_of(slot));  // D would be lost with the entry
             ++statistics_.zapped_dirty;
         }
@@ -239,7 +246,7 @@ template <ept_features F>
 unsigned mmu<F>::finish_zap(const mapping_chain& taken) noexcept
 {
     flush_tlbs();
-    for (std::uint64_t* slot : taken) store(*slot, 0);
+    for (std::uint64_t* slot : taken) store(*slot, format->empty());
     return taken.count;
 }
 

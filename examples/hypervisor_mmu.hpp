@@ -14,8 +14,8 @@
 #include <cstdint>
 
 #include <ptebits/ageing.hpp>
-#include <ptebits/ept.hpp>
-#include <ptebits/walk.hpp>
+#include <ptebits/formats/ept.hpp>
+#include <ptebits/x86.hpp>
 
 namespace hypervisor {
 
@@ -26,6 +26,7 @@ void unlock_mmu() noexcept;
 /// Called without the MMU lock, since a vCPU may be waiting for it.
 void flush_tlbs() noexcept;
 
+inline constexpr unsigned base_page_shift = 12;
 inline constexpr unsigned max_memory_slots = 4;
 inline constexpr unsigned max_slot_pages = 256;
 inline constexpr unsigned max_host_pages = 256;
@@ -84,22 +85,22 @@ inline constexpr unsigned fault_outcomes = 8;
 template <ptebits::ept_features Features>
 class mmu {
 public:
-    using format = ptebits::ept<Features>;
+    static constexpr auto format = ptebits::ept<Features>;
 
     // Software bits: the page may be written (KVM's "host writable"); an entry that is
     // being taken away. Access tracking saves R and X in bits 54 and 56.
     static constexpr std::uint64_t may_write = ptebits::bit(57).mask();
-    using frozen = ptebits::frozen_marker<format, ptebits::bit(62).mask()>;
-    static_assert(ptebits::available<format>(may_write | frozen::value));
 
     /// By what pages are aged: the format where hardware sets A, else access tracking.
     static constexpr auto ageing = [] {
-        if constexpr (format::accessed.exists()) {
-            return format{};
+        if constexpr (format->accessed.exists()) {
+            return format;
         } else {
-            return ptebits::access_tracking<format, 54>{};
+            return ptebits::track_accesses<54>(format);
         }
     }();
+    static constexpr auto frozen = ptebits::frozen_marker<ptebits::bit(62).mask()>(ageing);
+    static_assert(ptebits::available(format, may_write | frozen.value));
 
     /// The tables as physical memory, for walks.
     class table_memory {
@@ -110,6 +111,8 @@ public:
     private:
         mmu* owner_;
     };
+
+    mmu() noexcept;
 
     /// Adds a memory slot, before any vCPU runs; false if it does not fit.
     bool add_memory_slot(const memory_slot& added) noexcept;
@@ -146,7 +149,7 @@ public:
 
 private:
     static constexpr unsigned slots_in_table = 512;
-    static constexpr std::uint64_t tables_at = std::uint64_t{max_host_pages} << ptebits::base_page_shift;
+    static constexpr std::uint64_t tables_at = std::uint64_t{max_host_pages} << base_page_shift;
 
     [[nodiscard]] const memory_slot* find_slot(std::uint64_t guest_page) const noexcept;
     void log_write(std::uint64_t guest_page) noexcept;
@@ -157,7 +160,7 @@ private:
     mapping_chain freeze_all(std::uint64_t host_page) noexcept;
     static unsigned finish_zap(const mapping_chain& taken) noexcept;
 
-    alignas(4096) std::uint64_t tables_[max_tables][slots_in_table] = {};
+    alignas(4096) std::uint64_t tables_[max_tables][slots_in_table];
     std::uint64_t first_guest_page_[max_tables] = {};  // that a table of level 1 maps
     unsigned table_count_ = 1;                         // the root
 

@@ -30,9 +30,9 @@
 #include <vector>
 
 #include <ptebits/entry.hpp>
-#include <ptebits/ept.hpp>
-#include <ptebits/npt.hpp>
-#include <ptebits/shadow.hpp>
+#include <ptebits/formats/ept.hpp>
+#include <ptebits/formats/npt.hpp>
+#include <ptebits/formats/shadow.hpp>
 #include <ptebits/text.hpp>
 
 namespace ptimg {
@@ -41,6 +41,12 @@ namespace ptimg {
 struct error : std::runtime_error {
     using std::runtime_error::runtime_error;
 };
+
+/// The 4-Kbyte page that an address lies in.
+[[nodiscard]] constexpr std::uint64_t page_of(std::uint64_t physical) noexcept
+{
+    return physical & ~ptebits::ones(11, 0);
+}
 
 struct table {
     std::uint64_t address = 0;
@@ -78,7 +84,7 @@ struct image {
     template <class Word = std::uint64_t>
     [[nodiscard]] Word* slot(std::uint64_t physical)
     {
-        const auto found = tables.find(physical & ~ptebits::ones(ptebits::base_page_shift - 1, 0));
+        const auto found = tables.find(page_of(physical));
         if (found == tables.end() || physical < found->second.address || physical % sizeof(Word) != 0) return nullptr;
         auto& slots = found->second.slots_of<Word>();
         const std::uint64_t index = (physical - found->second.address) / sizeof(Word);
@@ -202,7 +208,7 @@ private:
         const auto width = need_number<unsigned>("maxphyaddr", 10);
         image_.root = need_number<std::uint64_t>("root", 16);
         table_count_ = need_number<std::size_t>("tables", 10);
-        ptebits::optional_bit encryption;
+        ptebits::optional_bits encryption;
         if (image_.fact("c_bit", "none") != "none") encryption = need_number<unsigned>("c_bit", 10);
 
         if (format == "x86" || format == "shadow") {
@@ -231,12 +237,12 @@ private:
     template <class Format>
     void check_root(const Format& format)
     {
-        if (const ptebits::defect d = format.wrong().what; d != ptebits::defect::none) {
+        if (const ptebits::defect d = format->wrong().what; d != ptebits::defect::none) {
             fail(fact_lines_.at("format"), name(d));
         }
-        image_.entry_bytes = format.tables().entry_bits / 8;
-        const std::uint64_t table_bytes = std::uint64_t{image_.entry_bytes} << format.tables().top_index_bits;
-        const std::uint64_t wide = ~ptebits::ones(format.features().physical_bits - 1, 0);
+        image_.entry_bytes = format->shape().entry_bytes();
+        const std::uint64_t table_bytes = std::uint64_t{1} << format->shape().table_shift(format->shape().levels);
+        const std::uint64_t wide = ~ptebits::ones(format->features().physical_bits - 1, 0);
         if ((image_.root & wide) != 0) fail(fact_lines_.at("root"), "root is wider than maxphyaddr");
         if (image_.root % table_bytes != 0) {
             fail(fact_lines_.at("root"), "root is not aligned to the size of its table");
@@ -289,7 +295,7 @@ private:
         using namespace ptebits;
         std::vector<const table*> todo;
         const auto enter = [&](std::uint64_t address, unsigned level, std::size_t line) {
-            const std::uint64_t page = address & ~ones(base_page_shift - 1, 0);
+            const std::uint64_t page = page_of(address);
             const auto [at, added] = image_.tables.try_emplace(page, table{address, level});
             table& t = at->second;
             if (!added) {
@@ -297,7 +303,7 @@ private:
                 fail(line, "table " + hex(page) + " is reached at level " + std::to_string(t.level) + " and at level " +
                                std::to_string(level));
             }
-            const std::size_t count = std::size_t{1} << format.tables().index_bits_at(level);
+            const std::size_t count = std::size_t{1} << format->shape().index_bits_at(level);
             const bool narrow = image_.entry_bytes == sizeof(std::uint32_t);
             (narrow ? t.slots32.resize(count) : t.slots.resize(count));
             for (entry_line& e : lines_of(t)) {
@@ -308,12 +314,12 @@ private:
             todo.push_back(&t);
         };
 
-        enter(image_.root, format.tables().levels, fact_lines_.at("root"));
+        enter(image_.root, format->shape().levels, fact_lines_.at("root"));
         for (std::size_t next = 0; next < todo.size(); ++next) {
             const table& t = *todo[next];
             for (const entry_line& e : lines_of(t)) {
-                if (!present(e.value, format) || kind_of(e.value, t.level, format) != kind::table) continue;
-                enter(address_of(e.value, t.level, format), t.level - 1, e.line);
+                if (kind_of(e.value, t.level, format) != kind::table) continue;
+                enter(address_of(e.value, t.level, format), format->level_below(e.value, t.level), e.line);
             }
         }
 

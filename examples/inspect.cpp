@@ -34,10 +34,13 @@ constexpr std::string_view usage =
     "\n"
     "Exit status: 0, or 2 if a file is not an image or the command line is wrong.\n";
 
+/// Of the formats that can be asked for.
+constexpr unsigned highest_level = 5;
+
 /// The size of the pages of a level: 4K, 2M, 1G.
-std::string page_size(const shape& tables, unsigned level)
+std::string page_size(const shape& s, unsigned level)
 {
-    const unsigned shift = tables.page_shift(level);
+    const unsigned shift = s.page_shift(level);
     return std::to_string(1U << shift % 10) + "BKMGT"[shift / 10];
 }
 
@@ -51,6 +54,14 @@ std::string bit_numbers(std::uint64_t mask)
         numbers += std::to_string(index);
     }
     return numbers.empty() ? "-" : numbers;
+}
+
+/// Bits as manuals write them: 5:3, or 6.
+std::string bit_range(field bits)
+{
+    char text[8];
+    text_writer(text, sizeof text).bit_range(bits).end();
+    return text;
 }
 
 using text_table = std::vector<std::vector<std::string>>;
@@ -72,7 +83,7 @@ void print(const text_table& rows)
 
 std::string on_off(bool on) { return on ? "on" : "off"; }
 
-std::string c_bit(optional_bit at) { return at.given ? ", encryption bit " + std::to_string(at.index) : ""; }
+std::string c_bit(optional_bits at) { return at.given ? ", encryption bit " + std::to_string(at.bits().shift()) : ""; }
 
 std::string describe(const shadow_features& f)
 {
@@ -94,8 +105,9 @@ std::string describe(const ept_features& f)
 /// KVM's tracking of accesses where EPT has no accessed bits.
 using kvm_tracking = access_tracking<runtime_format<ept_description>, 54>;
 
-/// What is counted among the entries of one level and kind. Young, dirty and software
-/// count where no rule is broken: elsewhere these bits have no meaning.
+/// What is counted among the entries of one level and kind; tracked ones count as the kind that
+/// they will be again. Young, dirty and software count where no rule is broken: elsewhere these
+/// bits have no meaning.
 struct tally {
     std::uint64_t present = 0;
     std::uint64_t young = 0;
@@ -115,17 +127,27 @@ struct breach {
 
 struct counts {
     std::uint64_t tables[max_levels + 1] = {};
-    tally tallies[max_levels + 1][2];  ///< by level and kind
+    tally tallies[max_levels + 1][kind_count];  ///< by level and kind
     std::map<std::tuple<unsigned, kind, rule, std::uint64_t>, breach, std::greater<>> breaches;
     std::uint64_t pages = 0;      ///< leaves that map a page, tracked ones too
     std::uint64_t young[2] = {};  ///< pages, by ageing pass
 };
 
-template <class Format, class By>
-bool is_tracked_by(const By& by, std::uint64_t entry, const Format& /*format*/)
+template <class By>
+bool is_tracked_by(const By& by, std::uint64_t entry)
 {
     if constexpr (std::is_same_v<By, kvm_tracking>) return is_tracked(entry, by);
     return false;
+}
+
+/// What an entry is, or was before the host tracked it.
+template <class Format, class By>
+kind kind_by(const By& by, std::uint64_t entry, unsigned level, const Format& format)
+{
+    if constexpr (std::is_same_v<By, kvm_tracking>) {
+        if (is_tracked(entry, by)) entry = by.restored(entry);
+    }
+    return kind_of(entry, level, format);
 }
 
 /// Shows `look` every entry that is not 0, each table once. Entries are followed also where
@@ -150,14 +172,14 @@ counts count(ptimg::image& image, const Format& format, const By& by)
     for (const auto& [page, t] : image.tables) ++c.tables[t.level];
     // Ageing leaves alone what is not present, but for what the host tracks, and what breaks a rule.
     const auto is_page = [&](const auto& e) {
-        const bool mapped = present(e.entry, format) || is_tracked_by(by, e.entry, format);
-        return e.is == kind::leaf && mapped && legal(e.entry, e.level, format);
+        return kind_by(by, e.entry, e.level, format) == kind::leaf && legal(e.entry, e.level, format);
     };
     visit_all(image, format, [&](const auto& e) {
         const std::uint64_t entry = e.entry;
-        const layout& l = format.layout_at(e.level, e.is);
-        tally& n = c.tallies[e.level][static_cast<unsigned>(e.is)];
-        const bool tracked = is_tracked_by(by, entry, format);
+        const kind is = kind_by(by, entry, e.level, format);
+        const layout& l = format->layout_at(e.level, is);
+        tally& n = c.tallies[e.level][static_cast<unsigned>(is)];
+        const bool tracked = is_tracked_by(by, entry);
         n.tracked += tracked;
         if (present(entry, format)) {
             ++n.present;
@@ -167,7 +189,7 @@ counts count(ptimg::image& image, const Format& format, const By& by)
         }
         if (const finding found = diagnose(entry, e.level, format)) {
             ++n.broken;
-            breach& b = c.breaches[{e.level, e.is, found.broken, found.bits & entry}];
+            breach& b = c.breaches[{e.level, is, found.broken, found.bits & entry}];
             if (b.count++ == 0 || e.slot_address < b.address) {
                 b.address = e.slot_address;
                 b.entry = entry;
@@ -192,16 +214,16 @@ void report(ptimg::image& image, const Format& format, const By& by)
     text_table rows{
         {"level", "kind", "page", "present", "young", "dirty", "not present", "tracked", "broken", "software bits"}};
     std::cout << "tables:";
-    for (unsigned level = format.tables().levels; level > 0; --level) {
+    for (unsigned level = format->shape().levels; level > 0; --level) {
         std::cout << ' ' << c.tables[level] << " at level " << level << (level > 1 ? "," : "\n");
-        for (const kind k : {kind::table, kind::leaf}) {
+        for (const kind k : {kind::table, kind::leaf, kind::none}) {
             const tally& n = c.tallies[level][static_cast<unsigned>(k)];
             if (n.present + n.not_present == 0) continue;
-            const layout& l = format.layout_at(level, k);
+            const layout& l = format->layout_at(level, k);
             const auto if_any = [&](role r, std::uint64_t count) {
                 return l.mask(r) != 0 ? std::to_string(count) : "-";
             };
-            rows.push_back({std::to_string(level), name(k), k == kind::leaf ? page_size(format.tables(), level) : "-",
+            rows.push_back({std::to_string(level), name(k), k == kind::leaf ? page_size(format->shape(), level) : "-",
                             std::to_string(n.present), if_any(role::accessed, n.young), if_any(role::dirty, n.dirty),
                             std::to_string(n.not_present),
                             std::is_same_v<By, kvm_tracking> ? std::to_string(n.tracked) : "-",
@@ -231,7 +253,7 @@ void report(ptimg::image& image, const Features& features)
     std::cout << '\n';
     const auto format = format_for(features);
     if constexpr (std::is_same_v<Features, ept_features>) {
-        if (!format.accessed.exists()) return report(image, format, kvm_tracking{format});
+        if (!format->accessed.exists()) return report(image, format, track_accesses<54>(format));
     }
     report(image, format, format);
 }
@@ -269,15 +291,21 @@ std::string describe(const permissions& p)
 template <class Features>
 void explain(std::uint64_t entry, unsigned level, const Features& features)
 {
-    using description = typename Features::description;
     const auto format = format_for(features);
-    const auto switches = row_features<description>(features);
     const kind k = kind_of(entry, level, format);
-    const layout& l = format.layout_at(level, k);
+    const layout& l = format->layout_at(level, k);
 
     say("entry", hex(entry));
-    say("kind", k == kind::leaf ? "leaf of level " + std::to_string(level) + ", " + page_size(format.tables(), level)
-                                : "refers to a table of level " + std::to_string(level - 1));
+    switch (k) {
+    case kind::table:
+        say("kind", "refers to a table of level " + std::to_string(level - 1));
+        break;
+    case kind::leaf:
+        say("kind", "leaf of level " + std::to_string(level) + ", " + page_size(format->shape(), level));
+        break;
+    default:
+        say("kind", name(k));
+    }
     say("present", present(entry, format) ? "yes" : "no, so the MMU looks at no other bit");
     say("address", hex(address_of(entry, level, format)));
     say("permissions", describe(permissions_of(entry, level, format)));
@@ -291,14 +319,14 @@ void explain(std::uint64_t entry, unsigned level, const Features& features)
     say("rule", found ? name(found.broken) + (": " + bit_numbers(found.bits & entry)) : "none broken");
 
     text_table rows{{"name", "bits", "value", "role"}};
-    for (const auto& row : description::rows) {
-        const role is = row.role_at(switches, level);
-        const field at = row.bits_at(switches);
-        if (is == role::none || !row.in.contains(level, k) || at.get(entry) == 0) continue;
-        const std::string low = std::to_string(at.shift());
-        rows.push_back({is == row.is && *row.name != '\0' ? row.name : "-",
-                        at.width() == 1 ? low : std::to_string(at.shift() + at.width() - 1) + ':' + low,
-                        hex(at.get(entry)), name(is)});
+    for (unsigned low = 0; low < 64;) {
+        const auto part = part_at(low, level, k, format);
+        low += part.bits.width();
+        const std::uint64_t value = part.bits.get(entry);
+        if (value == 0) continue;
+        const bool denies = (l.denying & part.bits.mask()) != 0;
+        rows.push_back({*part.name() != '\0' ? part.name() : "-", bit_range(part.bits), hex(value),
+                        (denies ? "denies " : "") + std::string(name(part.is))});
     }
     print(rows);
 }
@@ -316,7 +344,7 @@ int explain(const std::vector<std::string>& words)
     const auto level = ptimg::number<unsigned>(words[2], 10);
     const bool prefixed = words[3].starts_with("0x");
     const auto entry = ptimg::number<std::uint64_t>(std::string_view(words[3]).substr(prefixed ? 2 : 0), 16);
-    if (!level || *level < 1 || *level > max_levels) return wrong("LEVEL is 1 to 5, not '" + words[2] + "'");
+    if (!level || *level < 1 || *level > highest_level) return wrong("LEVEL is 1 to 5, not '" + words[2] + "'");
     if (!entry) return wrong("HEX is a hexadecimal number of 64 bits, not '" + words[3] + "'");
     const unsigned levels = std::max(*level, 4U);
     if (format == "shadow" || format == "x86") {

@@ -14,15 +14,17 @@
 #include <variant>
 #include <vector>
 
-#include <ptebits/ept.hpp>
-#include <ptebits/npt.hpp>
-#include <ptebits/shadow.hpp>
-#include <ptebits/text.hpp>
-#include <ptebits/walk.hpp>
+#include <ptebits/formats/ept.hpp>
+#include <ptebits/formats/npt.hpp>
+#include <ptebits/formats/shadow.hpp>
+#include <ptebits/nested_walk.hpp>
+#include <ptebits/x86.hpp>
 
 #include "machine_config.hpp"
 
 namespace simulated {
+
+inline constexpr unsigned base_page_shift = 12;
 
 // ---- memory
 
@@ -116,6 +118,8 @@ public:
 
 private:
     static constexpr bool paged = !std::is_same_v<Guest, unpaged>;
+    static constexpr bool extended = std::is_same_v<regime_of<Host>, extended_paging>;
+    using reached = nested_result<memory_access>;
 
     // ---- accesses
 
@@ -127,7 +131,7 @@ private:
         const bool hit = known && covers(*known, linear) && usable(*known, a);
         if (!hit) {
             known.reset();  // a fault, too, drops what the TLB has of the page
-            const nested_result r =
+            const reached r =
                 nested_walk(guest_, guest_root_, host_, host_root_, linear, a, cpu_, memory_, update_flags::yes, how);
             if (!r) return tell_fault(r, a, linear);
             known = remember(r, a, linear);
@@ -156,13 +160,15 @@ private:
     {
         memory_access of_host = a;
         if constexpr (paged) {
-            if (key_denies(t.key, t.guest, a, cpu_) || !allows(t.guest, a, cpu_, regime::ordinary)) return false;
-            if (host_.walked_as() == regime::extended) of_host.user = t.guest.user;
+            if (key_denies(t.key, t.guest, a, cpu_) || !ordinary_paging::allows(t.guest, a, cpu_)) return false;
+            if constexpr (extended) of_host.user = t.guest.user;
         }
-        return allows(t.host, of_host, {}, host_.walked_as()) && (!a.writes() || t.written);
+        walk_result in_host;
+        in_host.allowed = t.host;
+        return regime_of<Host>::allows(in_host, 0, of_host, {}, host_) && (!a.writes() || t.written);
     }
 
-    [[nodiscard]] translation remember(const nested_result& r, const memory_access& a, std::uint64_t linear) const
+    [[nodiscard]] translation remember(const reached& r, const memory_access& a, std::uint64_t linear) const
     {
         const std::uint64_t in_page = ones(base_page_shift - 1, 0);
         translation t;
@@ -173,7 +179,7 @@ private:
         if constexpr (paged) {
             t.guest_shift = r.guest.page_shift;
             t.guest = r.guest.allowed;
-            t.key = static_cast<unsigned>(guest_.protection_key.get(r.guest.path[r.guest.steps - 1].entry));
+            t.key = static_cast<unsigned>(guest_->protection_key.get(r.guest.path[r.guest.steps - 1].entry));
         }
         return t;
     }
@@ -208,7 +214,7 @@ private:
         return hex(code) + (text.empty() ? "" : text + ')');
     }
 
-    void tell_fault(const nested_result& r, const memory_access& a, std::uint64_t linear) const
+    void tell_fault(const reached& r, const memory_access& a, std::uint64_t linear) const
     {
         if (r.where == dimension::host) {
             tell_host_fault(r);
@@ -233,14 +239,14 @@ private:
         }
     }
 
-    void tell_host_fault(const nested_result& r) const
+    void tell_host_fault(const reached& r) const
     {
         if (r.host.fault == fault_kind::memory_absent) {
             out_ << "no memory behind the host's table of level " << r.host.level << '\n';
             return;
         }
         const std::uint64_t code = fault_code(r.host, r.host_access, {}, host_);
-        if (host_.walked_as() == regime::nested) {
+        if constexpr (!extended) {
             out_ << "#NPF, EXITINFO1 " << in_words(code, page_fault_bits) << ", EXITINFO2 " << hex(r.guest_physical)
                  << '\n';
         } else if (r.host.fault == fault_kind::misconfiguration) {
@@ -310,14 +316,14 @@ private:
     static void map(const F& format, std::uint64_t root, Memory&& memory, const mapping& m, Allocate new_table)
     {
         const unsigned target = level_of(format, m.size);
-        std::uint64_t entry = checked(encode(kind::leaf, target, m.to, rights_of(format, m.rights), format));
-        if constexpr (requires { format.ignore_pat; }) entry |= format.memory_type(6);  // EPT's write-back
+        field_values write_back;
+        if constexpr (std::is_same_v<regime_of<F>, extended_paging>) write_back = format->memory_type(6);
+        const std::uint64_t entry =
+            checked(encode(kind::leaf, target, m.to, rights_of(format, m.rights), format, write_back));
         with_slots_of(format, memory, [&]<class Word>(std::type_identity<Word>) {
             std::uint64_t table = root;
-            for (unsigned level = format.tables().levels;; --level) {
-                const shape& t = format.tables();
-                const std::uint64_t index = m.from >> t.page_shift(level) & ones(t.index_bits_at(level) - 1, 0);
-                Word* const slot = slot_in<Word>(memory, table + index * sizeof(Word));
+            for (unsigned level = format->shape().levels;; --level) {
+                Word* const slot = slot_in<Word>(memory, format->shape().slot_address(table, m.from, level));
                 if (slot == nullptr) throw bad_input("no memory behind a table of level " + std::to_string(level));
                 if (level == target) return store(*slot, static_cast<Word>(entry), how);
                 Word upper = load(*slot, how);
@@ -340,21 +346,21 @@ private:
     template <class F>
     [[nodiscard]] static unsigned level_of(const F& format, std::string_view size)
     {
-        for (unsigned level = 1; level <= format.tables().levels; ++level) {
-            const unsigned shift = format.tables().page_shift(level);
+        for (unsigned level = 1; level <= format->shape().levels; ++level) {
+            const unsigned shift = format->shape().page_shift(level);
             if (size == std::to_string(1U << shift % 10) + "BKMGT"[shift / 10]) return level;
         }
         throw bad_input("the format has no pages of '" + std::string(size) + "'");
     }
 
     template <class F>
-    [[nodiscard]] static permissions rights_of(const F& format, std::string_view letters)
+    [[nodiscard]] static permissions rights_of(const F& /*format*/, std::string_view letters)
     {
         if (letters != "-" && letters.find_first_not_of("rwxu") != std::string_view::npos) {
             throw bad_input("rights are of rwxu, or -, not '" + std::string(letters) + "'");
         }
         const auto has = [&](char c) { return letters.find(c) != std::string_view::npos; };
-        const bool ordinary = format.walked_as() == regime::ordinary;
+        const bool ordinary = std::is_same_v<regime_of<F>, ordinary_paging>;
         return {.read = has('r'),
                 .write = has('w'),
                 .execute = has('x'),
@@ -378,7 +384,7 @@ private:
         const std::uint64_t value = number(words[4], 16);
         const walk_result r = look(of_guest, number(words[3], 16));
         const auto put = [&](const auto& format, auto&& memory) {
-            const std::uint64_t step = format.tables().levels - level;
+            const std::uint64_t step = format->shape().levels - level;
             if (step >= r.steps) throw bad_input("no entry of level " + words[2] + " on the way");
             with_slots_of(format, memory, [&]<class Word>(std::type_identity<Word>) {
                 if (static_cast<Word>(value) != value) throw bad_input("the entry has fewer bits than " + words[4]);
@@ -395,7 +401,7 @@ private:
         const walk_result r = look(of_guest, address);
         const auto print = [&](const auto& format) {
             for (unsigned i = 0; i < r.steps; ++i) {
-                const unsigned level = format.tables().levels - i;
+                const unsigned level = format->shape().levels - i;
                 const std::uint64_t entry = r.path[i].entry;
                 const layout& l = layout_of(entry, level, format);
                 out_ << "  level " << level << " at " << hex(r.path[i].slot_address) << ": " << hex(entry)

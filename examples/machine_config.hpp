@@ -16,11 +16,11 @@
 #include <variant>
 #include <vector>
 
-#include <ptebits/ept.hpp>
-#include <ptebits/npt.hpp>
-#include <ptebits/shadow.hpp>
-#include <ptebits/text.hpp>
-#include <ptebits/walk.hpp>
+#include <ptebits/formats/ept.hpp>
+#include <ptebits/formats/npt.hpp>
+#include <ptebits/formats/shadow.hpp>
+#include <ptebits/nested_walk.hpp>
+#include <ptebits/x86.hpp>
 
 #include "features.hpp"
 
@@ -79,7 +79,7 @@ void set_member(Struct& s, std::uint32_t Struct::* member, std::string_view valu
     s.*member = static_cast<std::uint32_t>(number(value, 10, 0, 0xffff'ffff));
 }
 template <class Struct>
-void set_member(Struct& s, optional_bit Struct::* member, std::string_view value)
+void set_member(Struct& s, optional_bits Struct::* member, std::string_view value)
 {
     s.*member = static_cast<unsigned>(number(value, 10, 0, 63));
 }
@@ -157,7 +157,7 @@ void check_features(const Variant& format, const std::string& whose)
     std::visit(
         [&]<class Features>(const Features& features) {
             if constexpr (!std::is_same_v<Features, unpaged>) {
-                const flaw wrong = format_for(features).wrong();
+                const flaw wrong = format_for(features)->wrong();
                 if (wrong.what != defect::none) throw bad_input(whose + ": " + name(wrong.what));
             }
         },

@@ -52,6 +52,8 @@ constexpr std::string_view usage =
     "\n"
     "Exit status: 0, or 2 if the trace or the command line is wrong or the drawing cannot be written.\n";
 
+constexpr unsigned base_page_shift = 12;
+
 // ---- counting
 
 struct counts {
@@ -158,45 +160,45 @@ private:
 
 /// What most ways have in common: an access to a page in memory faults only where it is
 /// not mapped, and then the host maps it anew.
-template <class Format>
+template <auto Format>
 struct way {
-    using format = Format;
+    static constexpr auto format = Format;
 
     /// Repairs an entry whose page is in memory after an access fault; false: map it anew.
     static bool repair(std::uint64_t&, const ptebits::memory_access&) { return false; }
 };
 
 /// By the entry's accessed bit, hardware's or software's.
-template <class Format>
+template <auto Format>
 struct by_accessed_bit : way<Format> {
-    static bool used_since(std::uint64_t& slot) { return age(slot, Format{}, plain_access{}); }
+    static bool used_since(std::uint64_t& slot) { return age(slot, Format, plain_access{}); }
 };
 
 /// No accessed bit, and nothing in its place: every page looks old.
-template <class Format>
+template <auto Format>
 struct by_nothing : way<Format> {
     static bool used_since(std::uint64_t&) { return false; }
 };
 
 /// By unmapping: the next access maps the page again.
-template <class Format>
+template <auto Format>
 struct by_unmapping : way<Format> {
-    static bool used_since(std::uint64_t& slot) { return present(unmap(slot, Format{}, 0, plain_access{}), Format{}); }
+    static bool used_since(std::uint64_t& slot) { return present(unmap(slot, Format, plain_access{}), Format); }
 };
 
 /// By making the next access fault, with the permissions kept in bits 54 and 56.
-template <class Format>
+template <auto Format>
 struct by_tracking : way<Format> {
-    using tracking = access_tracking<Format, 54>;
+    static constexpr auto tracking = track_accesses<54>(Format);
 
-    static bool used_since(std::uint64_t& slot) { return age(slot, tracking{}, plain_access{}); }
+    static bool used_since(std::uint64_t& slot) { return age(slot, tracking, plain_access{}); }
 
     /// Read and execute come back by restore(); write only with a write, in the same fault
     /// or in one of its own. All of the guest's memory is writable.
     static bool repair(std::uint64_t& slot, const ptebits::memory_access& a)
     {
-        restore(slot, tracking{}, plain_access{});
-        if (a.writes()) set(slot, Format::write, plain_access{});
+        restore(slot, tracking, plain_access{});
+        if (a.writes()) set(slot, Format->write, plain_access{});
         return true;
     }
 };
@@ -205,9 +207,9 @@ struct by_tracking : way<Format> {
 
 template <class Way>
 class host {
-public:
-    using format_type = typename Way::format;
+    static constexpr auto format = Way::format;
 
+public:
     host(const trace& t, std::size_t memory)
         : trace_(t),
           memory_(memory),
@@ -247,7 +249,7 @@ private:
         const std::uint64_t address = trace_.pages[page] << base_page_shift;
         const ptebits::memory_access a{.what = what, .user = true};
         const auto mmu = [&] {
-            return walk(format_, root_, address, a, cpu_controls{}, tables_, update_flags::yes, plain_access{});
+            return walk(format, root_, address, a, cpu_controls{}, tables_, update_flags::yes, plain_access{});
         };
         walk_result r = mmu();
         if (!r) {
@@ -275,7 +277,7 @@ private:
     std::uint64_t reclaim()
     {
         const page_id page = lists_.take([&](page_id asked) { return change(asked, Way::used_since); });
-        change(page, [&](std::uint64_t& slot) { return unmap(slot, format_, 0, plain_access{}); });
+        change(page, [&](std::uint64_t& slot) { return unmap(slot, format, plain_access{}); });
         log_.goes_out(page);
         return std::exchange(frame_[page], 0);
     }
@@ -285,23 +287,21 @@ private:
     {
         const std::uint64_t address = trace_.pages[page] << base_page_shift;
         std::uint64_t table = root_;
-        for (unsigned level = format_.tables().levels; level > 1; --level) {
+        for (unsigned level = format->shape().levels; level > 1; --level) {
             std::uint64_t& slot = slot_at(table, level, address);
-            if (!present(slot, format_)) {
-                store(slot, entry_of(encode(kind::table, level, tables_.add(), {}, format_)), plain_access{});
+            if (!present(slot, format)) {
+                store(slot, entry_of(encode(kind::table, level, tables_.add(), {}, format)), plain_access{});
             }
-            table = address_of(slot, level, format_);
+            table = address_of(slot, level, format);
         }
         slot_[page] = &slot_at(table, 1, address);
-        const std::uint64_t leaf = entry_of(encode(kind::leaf, 1, frame_[page], {}, format_));
-        store(*slot_[page], leaf | write_back() | format_.accessed, plain_access{});
+        const encoded leaf = encode(kind::leaf, 1, frame_[page], {}, format, fields_of_a_new_page());
+        store(*slot_[page], entry_of(leaf), plain_access{});
     }
 
     std::uint64_t& slot_at(std::uint64_t table, unsigned level, std::uint64_t address)
     {
-        const shape& t = format_.tables();
-        const std::uint64_t index = address >> t.page_shift(level) & ones(t.index_bits_at(level) - 1, 0);
-        return *tables_(table + index * sizeof(std::uint64_t));
+        return *tables_(format->shape().slot_address(table, address, level));
     }
 
     static std::uint64_t entry_of(const encoded& e)
@@ -310,13 +310,13 @@ private:
         return e.entry;
     }
 
-    /// EPT's memory type; ordinary and nested paging have write-back where no bit is set.
-    static constexpr std::uint64_t write_back()
+    /// Accessed; and EPT's memory type: ordinary and nested paging have write-back where no bit is set.
+    static constexpr field_values fields_of_a_new_page()
     {
-        if constexpr (requires { format_type::memory_type(6); }) {
-            return format_type::memory_type(6);
+        if constexpr (requires { format->memory_type(6); }) {
+            return format->memory_type(6) | format->accessed;
         } else {
-            return 0;
+            return format->accessed;
         }
     }
 
@@ -327,13 +327,12 @@ private:
         std::uint64_t& slot = *slot_[page];
         const std::uint64_t before = slot;
         const auto result = how(slot);
-        counts_.flushes += needs_flush(before, slot, format_);
+        counts_.flushes += needs_flush(before, slot, format);
         return result;
     }
 
     const trace& trace_;
     std::uint64_t memory_;
-    format_type format_;
     table_memory tables_;
     std::uint64_t root_;
     std::vector<std::uint64_t> frame_;  // by page: physical address, 0 if not in memory
@@ -402,9 +401,11 @@ counts run_bound(const trace& t, std::size_t memory)
 
 // ---- the comparison
 
-using ept_with = ept<ept_features{}>;
-using ept_without = ept<ept_features{.accessed_dirty = false}>;
-using ept_bit_63 = ept<ept_features{.accessed_dirty = false, .software_accessed = 63}>;
+constexpr auto ordinary = shadow<shadow_features{}>;
+constexpr auto nested = npt<npt_features{}>;
+constexpr auto ept_with = ept<ept_features{}>;
+constexpr auto ept_without = ept<ept_features{.accessed_dirty = false}>;
+constexpr auto ept_bit_63 = ept<ept_features{.accessed_dirty = false, .software_accessed = 63}>;
 
 struct contender {
     const char* name;
@@ -415,8 +416,8 @@ struct contender {
 
 // Colours of middle brightness, which read on light and on dark ground.
 constexpr contender contenders[] = {
-    {"shadow", "#2f81d6", true, run_host<by_accessed_bit<shadow<shadow_features{}>>>},
-    {"NPT", "#1f9696", true, run_host<by_accessed_bit<npt<npt_features{}>>>},
+    {"shadow", "#2f81d6", true, run_host<by_accessed_bit<ordinary>>},
+    {"NPT", "#1f9696", true, run_host<by_accessed_bit<nested>>},
     {"EPT", "#6b7fd6", true, run_host<by_accessed_bit<ept_with>>},
     {"EPT without A", "#d9534f", true, run_host<by_nothing<ept_without>>},
     {"EPT bit 63", "#cc5490", true, run_host<by_accessed_bit<ept_bit_63>>},

@@ -22,27 +22,27 @@ constexpr std::uint64_t being_removed = 0x5a0;
 }  // namespace theirs
 
 // The machine that it is meant for.
-using machine = ept<ept_features{.physical_bits = 46}>;
+constexpr auto machine = ept<ept_features{.physical_bits = 46}>;
 
 // Masks and shifts: the field of that name, no more and no less.
-static_assert(machine::accessed == field_of(theirs::ept_accessed));
-static_assert(machine::dirty == field_of(theirs::ept_dirty));
-static_assert(machine::memory_type.shift() == theirs::ept_type_shift);
-static_assert(machine::address_mask(1, kind::leaf) == theirs::ept_address);
+static_assert(machine->accessed == field_of(theirs::ept_accessed));
+static_assert(machine->dirty == field_of(theirs::ept_dirty));
+static_assert(machine->memory_type.shift() == theirs::ept_type_shift);
+static_assert(machine->address_mask(1, kind::leaf) == theirs::ept_address);
 
 // Bits that software takes for itself: ignored by the MMU, in every entry.
-static_assert(available<machine>(theirs::host_writable));
+static_assert(available(machine, theirs::host_writable));
 
 // Under other features the same bit has another meaning.
-static_assert(!available<ept<ept_features{.verify_guest_paging = true}>>(theirs::host_writable));
-static_assert(!ept<ept_features{.accessed_dirty = false}>::accessed.exists());
+static_assert(!available(ept<ept_features{.verify_guest_paging = true}>, theirs::host_writable));
+static_assert(!ept<ept_features{.accessed_dirty = false}>->accessed.exists());
 
 // Whole entries: legal, or broken in the way that is meant.
-static_assert(legal(theirs::page_in_ram, 1, machine{}));
-static_assert(diagnose(theirs::mmio, 1, machine{}).broken == rule::write_without_read);
+static_assert(legal(theirs::page_in_ram, 1, machine));
+static_assert(diagnose(theirs::mmio, 1, machine).broken == rule::write_without_read);
 
 // A marker of entries that are being removed must be none that the MMU or ageing looks at.
-static_assert(check_marker(theirs::being_removed, machine{}) == marker_error::looks_accessed);
+static_assert(check_marker(theirs::being_removed, machine) == marker_error::looks_accessed);
 
 namespace {
 
@@ -52,9 +52,9 @@ unsigned audit(const std::uint64_t (&dump)[3])
     unsigned wrong = 0;
     for (const std::uint64_t entry : dump) {
         char line[100];
-        describe(entry, 1, machine{}, line);
+        describe(entry, 1, machine, line);
         std::cout << line << '\n';
-        if (!legal(entry, 1, machine{})) ++wrong;
+        if (!legal(entry, 1, machine)) ++wrong;
     }
     return wrong;
 }

@@ -9,9 +9,9 @@
 using namespace ptebits;
 
 // The two CPUs. On the second, ageing saves the rights of an entry in its bits 54 and 56.
-using with_flags = ept<ept_features{.physical_bits = 46, .accessed_dirty = true}>;
-using without_flags = ept<ept_features{.physical_bits = 46, .accessed_dirty = false}>;
-using tracking = access_tracking<without_flags, 54>;
+constexpr auto with_flags = ept<ept_features{.physical_bits = 46, .accessed_dirty = true}>;
+constexpr auto without_flags = ept<ept_features{.physical_bits = 46, .accessed_dirty = false}>;
+constexpr auto tracking = track_accesses<54>(without_flags);
 
 namespace {
 
@@ -28,14 +28,14 @@ std::uint64_t* memory(std::uint64_t physical)
 }
 
 template <class Format>
-void map_all(permissions grant)
+void map_all(const Format& format, permissions grant)
 {
     for (unsigned level = 4; level > 1; --level) {
         const std::uint64_t below = root + std::uint64_t{5 - level} * 4096;
-        page_tables[4 - level][0] = encode(kind::table, level, below, {}, Format{}).entry;
+        page_tables[4 - level][0] = encode(kind::table, level, below, {}, format).entry;
     }
     for (std::size_t page = 0; page < 512; ++page) {
-        slots[page] = encode(kind::leaf, 1, 0x10'0000 + page * 4096, grant, Format{}).entry | Format::memory_type(6);
+        slots[page] = encode(kind::leaf, 1, 0x10'0000 + page * 4096, grant, format, format->memory_type(6)).entry;
     }
 }
 
@@ -44,10 +44,10 @@ slot_bitmap<512> write_log;
 // A fault of the guest, on the CPU without flags.
 void handle_fault(std::size_t page, bool writes)
 {
-    restore(slots[page], tracking{});  // read and execute are back, the page is young
+    restore(slots[page], tracking);  // read and execute are back, the page is young
     if (!writes) return;
     update(slots[page], [](std::uint64_t entry) {  // only if the page is still mapped
-        return present(entry, without_flags{}) ? entry | without_flags::write : entry;
+        return present(entry, without_flags) ? entry | without_flags->write : entry;
     });
     write_log.set(page);
 }
@@ -55,9 +55,9 @@ void handle_fault(std::size_t page, bool writes)
 void flush_tlbs() {}  // yours
 
 template <class Format>
-void guest(operation what, std::size_t page)
+void guest(const Format& format, operation what, std::size_t page)
 {
-    const walk_result r = walk(Format{}, root, page * 4096, {.what = what}, {}, memory);
+    const walk_result r = walk(format, root, page * 4096, {.what = what}, {}, memory);
     if (!r) handle_fault(page, what == operation::write);
 }
 
@@ -71,28 +71,28 @@ slot_bitmap<512> just(Pages... pages)
 
 bool on_a_cpu_with_flags()
 {
-    map_all<with_flags>({.write = true});
-    guest<with_flags>(operation::read, 5);
-    guest<with_flags>(operation::write, 7);
+    map_all(with_flags, {.write = true});
+    guest(with_flags, operation::read, 5);
+    guest(with_flags, operation::write, 7);
 
-    const slot_bitmap<512> young = age_table(slots, with_flags{});
-    const slot_bitmap<512> written = harvest_dirty(slots, with_flags{});
+    const slot_bitmap<512> young = age_table(slots, with_flags);
+    const slot_bitmap<512> written = harvest_dirty(slots, with_flags);
     if (written.any()) flush_tlbs();
     return young == just(5U, 7U) && written == just(7U);
 }
 
 bool on_a_cpu_without()
 {
-    map_all<without_flags>({.write = false});  // so that the first write faults, and is logged
-    age_table(slots, tracking{});              // from here on each first use faults
+    map_all(without_flags, {.write = false});  // so that the first write faults, and is logged
+    age_table(slots, tracking);                // from here on each first use faults
     flush_tlbs();
-    guest<without_flags>(operation::read, 5);
-    guest<without_flags>(operation::write, 7);
+    guest(without_flags, operation::read, 5);
+    guest(without_flags, operation::write, 7);
 
-    const slot_bitmap<512> young = age_table(slots, tracking{});
+    const slot_bitmap<512> young = age_table(slots, tracking);
     slot_bitmap<512> written = write_log;  // first the log, then the entries
     write_log = {};
-    written |= harvest_dirty(slots, without_flags{});
+    written |= harvest_dirty(slots, without_flags);
     if (young.any() || written.any()) flush_tlbs();
     return young == just(5U, 7U) && written == just(7U);
 }

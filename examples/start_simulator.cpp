@@ -37,9 +37,8 @@ template <class Format>
 void map(machine& m, const Format& format, std::uint64_t base, std::uint64_t root, std::uint64_t address,
          std::uint64_t page, unsigned page_level, permissions grant)
 {
-    for (unsigned level = format.tables().levels;; --level, root += 4096) {
-        const std::uint64_t index = address >> format.tables().page_shift(level) & 511;
-        std::uint64_t& slot = *m.memory(base + root + index * 8);
+    for (unsigned level = format->shape().levels;; --level, root += 4096) {
+        std::uint64_t& slot = *m.memory(format->shape().slot_address(base + root, address, level));
         if (level == page_level) {
             slot = encode(kind::leaf, level, page, grant, format).entry;
             return;
@@ -58,9 +57,8 @@ struct outcome {
 // One access of the guest in user mode.
 outcome access_memory(machine& m, operation what, std::uint64_t address)
 {
-    const nested_result r =
-        nested_walk(m.guest, m.guest_root, m.host, m.host_root, address, {.what = what, .user = true}, m.cpu, m.memory,
-                    update_flags::yes, plain_access{});
+    const auto r = nested_walk(m.guest, m.guest_root, m.host, m.host_root, address, {.what = what, .user = true}, m.cpu,
+                               m.memory, update_flags::yes, plain_access{});
     if (r) return {"reaches", r.address()};
     if (r.where == dimension::guest) return {"#PF", fault_code(r.guest, {.what = what, .user = true}, m.cpu, m.guest)};
     return {"#NPF", fault_code(r.host, r.host_access, {}, m.host)};
@@ -72,13 +70,13 @@ int main()
 {
     // As read from a configuration. A wrong one is told, and makes no entry present.
     const unsigned physical_bits = 40;
-    if (format_for(npt_features{.physical_bits = 60}).wrong().what != defect::physical_bits) return 1;
+    if (format_for(npt_features{.physical_bits = 60})->wrong().what != defect::physical_bits) return 1;
 
     machine m{.guest = format_for(shadow_features{.physical_bits = physical_bits}),
               .host = format_for(npt_features{.physical_bits = physical_bits}),
               .cpu = {.smep = true},
               .memory = {}};
-    if (m.guest.wrong().what != defect::none || m.host.wrong().what != defect::none) return 1;
+    if (m.guest->wrong().what != defect::none || m.host->wrong().what != defect::none) return 1;
 
     // The host gives the guest 2 Mbytes, from physical 0x20'0000 up; the guest maps a page.
     map(m, m.host, 0, m.host_root, 0, 0x20'0000, 2, {});

@@ -4,10 +4,10 @@
 #include <cstdint>
 
 #include <ptebits/ageing.hpp>
-#include <ptebits/ept.hpp>
+#include <ptebits/formats/ept.hpp>
+#include <ptebits/formats/npt.hpp>
+#include <ptebits/formats/shadow.hpp>
 #include <ptebits/masks.hpp>
-#include <ptebits/npt.hpp>
-#include <ptebits/shadow.hpp>
 
 // ---- as found
 
@@ -73,47 +73,47 @@ constexpr u64 removed_ept = 1ULL << 58 | 5ULL << 3 | 1ULL << 6;  // the same
 using namespace ptebits;
 
 // Features as their machines have them.
-using npt48 = npt<npt_features{.physical_bits = 48}>;
-using ept46 = ept<ept_features{.physical_bits = 46}>;
-using ept_without_flags = ept<ept_features{.physical_bits = 46, .accessed_dirty = false}>;
-using ept_with_ve = ept<ept_features{.physical_bits = 46, .suppress_ve = true}>;
-using paging = shadow<shadow_features{.physical_bits = 46, .protection_keys = true}>;
+constexpr auto npt48 = npt<npt_features{.physical_bits = 48}>;
+constexpr auto ept46 = ept<ept_features{.physical_bits = 46}>;
+constexpr auto ept_without_flags = ept<ept_features{.physical_bits = 46, .accessed_dirty = false}>;
+constexpr auto ept_with_ve = ept<ept_features{.physical_bits = 46, .suppress_ve = true}>;
+constexpr auto paging = shadow<shadow_features{.physical_bits = 46, .protection_keys = true}>;
 
 // Each mask is the field of that name, or there is none.
-static_assert(npt48::present == field_of(theirs::npt_present));
-static_assert(npt48::write == field_of(theirs::npt_write));
-static_assert(npt48::user == field_of(theirs::npt_user));
-static_assert(npt48::write_through == field_of(theirs::npt_write_through));
-static_assert(npt48::cache_disable == field_of(theirs::npt_cache_disable));
-static_assert(npt48::accessed == field_of(theirs::npt_accessed));
-static_assert(npt48::dirty == field_of(theirs::npt_dirty));
-static_assert(npt48::page_size == field_of(theirs::npt_large));
-static_assert(npt48::execute_disable == field_of(theirs::npt_execute_disable));
-static_assert(!npt48::global.exists(), "nested tables have no global pages");
+static_assert(npt48->present == field_of(theirs::npt_present));
+static_assert(npt48->write == field_of(theirs::npt_write));
+static_assert(npt48->user == field_of(theirs::npt_user));
+static_assert(npt48->write_through == field_of(theirs::npt_write_through));
+static_assert(npt48->cache_disable == field_of(theirs::npt_cache_disable));
+static_assert(npt48->accessed == field_of(theirs::npt_accessed));
+static_assert(npt48->dirty == field_of(theirs::npt_dirty));
+static_assert(npt48->page_size == field_of(theirs::npt_large));
+static_assert(npt48->execute_disable == field_of(theirs::npt_execute_disable));
+static_assert(!npt48->global.exists(), "nested tables have no global pages");
 
-static_assert(ept46::read == field_of(theirs::ept_read));
-static_assert(ept46::write == field_of(theirs::ept_write));
-static_assert(ept46::execute == field_of(theirs::ept_execute));
-static_assert(ept46::memory_type == field_of(theirs::ept_memory_type));
-static_assert(ept46::memory_type.shift() == theirs::ept_memory_type_shift);
-static_assert(ept46::ignore_pat == field_of(theirs::ept_ignore_pat));
-static_assert(ept46::page_size == field_of(theirs::ept_large));
-static_assert(ept46::accessed == field_of(theirs::ept_accessed));
-static_assert(ept46::dirty == field_of(theirs::ept_dirty));
-static_assert(!ept_without_flags::accessed.exists(), "without EPTP bit 6 bits 8 and 9 are software's");
-static_assert(ept_with_ve::suppress_ve == field_of(theirs::ept_suppress_ve));
+static_assert(ept46->read == field_of(theirs::ept_read));
+static_assert(ept46->write == field_of(theirs::ept_write));
+static_assert(ept46->execute == field_of(theirs::ept_execute));
+static_assert(ept46->memory_type == field_of(theirs::ept_memory_type));
+static_assert(ept46->memory_type.shift() == theirs::ept_memory_type_shift);
+static_assert(ept46->ignore_pat == field_of(theirs::ept_ignore_pat));
+static_assert(ept46->page_size == field_of(theirs::ept_large));
+static_assert(ept46->accessed == field_of(theirs::ept_accessed));
+static_assert(ept46->dirty == field_of(theirs::ept_dirty));
+static_assert(!ept_without_flags->accessed.exists(), "without EPTP bit 6 bits 8 and 9 are software's");
+static_assert(ept_with_ve->suppress_ve == field_of(theirs::ept_suppress_ve));
 
-static_assert(paging::present == field_of(theirs::pt_present));
-static_assert(paging::write == field_of(theirs::pt_write));
-static_assert(paging::user == field_of(theirs::pt_user));
-static_assert(paging::accessed == field_of(theirs::pt_accessed));
-static_assert(paging::accessed.shift() == theirs::pt_accessed_shift);
-static_assert(paging::dirty == field_of(theirs::pt_dirty));
-static_assert(paging::page_size == field_of(theirs::pt_page_size));
-static_assert(paging::pat == field_of(theirs::pt_pat) && paging::pat_large == field_of(theirs::pt_pat_large));
-static_assert(paging::global == field_of(theirs::pt_global));
-static_assert(paging::protection_key == field_of(theirs::pt_protection_key));
-static_assert(paging::execute_disable == field_of(theirs::pt_execute_disable));
+static_assert(paging->present == field_of(theirs::pt_present));
+static_assert(paging->write == field_of(theirs::pt_write));
+static_assert(paging->user == field_of(theirs::pt_user));
+static_assert(paging->accessed == field_of(theirs::pt_accessed));
+static_assert(paging->accessed.shift() == theirs::pt_accessed_shift);
+static_assert(paging->dirty == field_of(theirs::pt_dirty));
+static_assert(paging->page_size == field_of(theirs::pt_page_size));
+static_assert(paging->pat == field_of(theirs::pt_pat) && paging->pat_large == field_of(theirs::pt_pat_large));
+static_assert(paging->global == field_of(theirs::pt_global));
+static_assert(paging->protection_key == field_of(theirs::pt_protection_key));
+static_assert(paging->execute_disable == field_of(theirs::pt_execute_disable));
 
 // Masks of one entry that share no bit: one slip of a digit shows here.
 static_assert(disjoint(theirs::npt_present, theirs::npt_write, theirs::npt_user, theirs::npt_write_through,
@@ -124,33 +124,33 @@ static_assert(disjoint(theirs::ept_read, theirs::ept_write, theirs::ept_execute,
                        theirs::ept_suppress_ve, theirs::host_writable, theirs::mmu_writable));
 
 // Address and reserved bits, which depend on the level and on the machine.
-static_assert(npt48::address_mask(1, kind::leaf) == theirs::npt_address);
-static_assert(npt48::address_mask(2, kind::leaf) == theirs::npt_address_2m);
-static_assert((ept46::reserved_mask(4, kind::table) & 0xfff) == theirs::ept_reserved_table);
-static_assert((ept46::reserved_mask(2, kind::leaf) & ones(20, 0)) == theirs::ept_reserved_2m);
+static_assert(npt48->address_mask(1, kind::leaf) == theirs::npt_address);
+static_assert(npt48->address_mask(2, kind::leaf) == theirs::npt_address_2m);
+static_assert((ept46->reserved_mask(4, kind::table) & 0xfff) == theirs::ept_reserved_table);
+static_assert((ept46->reserved_mask(2, kind::leaf) & ones(20, 0)) == theirs::ept_reserved_2m);
 
 // Whole entries: what they write the MMU takes, and where they want a misconfiguration it is one.
-static_assert(legal(theirs::ept_device_page, 1, ept46{}) && legal(theirs::ept_ram_page, 1, ept46{}));
-static_assert(diagnose(theirs::ept_mmio_marker, 1, ept46{}).broken == rule::write_without_read);
+static_assert(legal(theirs::ept_device_page, 1, ept46) && legal(theirs::ept_ram_page, 1, ept46));
+static_assert(diagnose(theirs::ept_mmio_marker, 1, ept46).broken == rule::write_without_read);
 
 // The masks that their MMU is set up with at start-up fit each other.
-using ept_setup = static_masks_of<mask_values{.present = theirs::ept_read | theirs::ept_write | theirs::ept_execute,
-                                              .accessed = theirs::ept_accessed,
-                                              .dirty = theirs::ept_dirty,
-                                              .execute = theirs::ept_execute}>;
-static_assert(ept_setup::present_mask() == ept46::present_mask() && ept_setup::accessed == ept46::accessed);
+constexpr auto ept_setup = masks_of<mask_values{.present = theirs::ept_read | theirs::ept_write | theirs::ept_execute,
+                                                .accessed = theirs::ept_accessed,
+                                                .dirty = theirs::ept_dirty,
+                                                .execute = theirs::ept_execute}>;
+static_assert(ept_setup->present_mask() == ept46->present_mask() && ept_setup->accessed == ept46->accessed);
 
 // Software bits are software's, at every level and under the features in use.
-static_assert(available<npt48>(theirs::host_writable | theirs::mmu_writable));
-static_assert(available<ept46>(theirs::host_writable | theirs::mmu_writable));
-static_assert(!available<paging>(theirs::pt_protection_key), "protection keys take bits 62:59 of leaves");
-static_assert(available<ept46>(theirs::ept_suppress_ve) && !available<ept_with_ve>(theirs::ept_suppress_ve));
-constexpr access_tracking<ept_without_flags, theirs::saved_rights_shift> tracking;
+static_assert(available(npt48, theirs::host_writable | theirs::mmu_writable));
+static_assert(available(ept46, theirs::host_writable | theirs::mmu_writable));
+static_assert(!available(paging, theirs::pt_protection_key), "protection keys take bits 62:59 of leaves");
+static_assert(available(ept46, theirs::ept_suppress_ve) && !available(ept_with_ve, theirs::ept_suppress_ve));
+constexpr auto tracking = track_accesses<theirs::saved_rights_shift>(ept_without_flags);
 static_assert(disjoint(tracking.saved_mask(), theirs::host_writable, theirs::mmu_writable));
 
 // A marker of entries that are being zapped must look like none. One of theirs looks
 // accessed, so ageing would change it; the other passes.
-static_assert(check_marker(theirs::removed_npt, npt48{}) == marker_error::looks_accessed);
-static_assert(check_marker(theirs::removed_ept, ept46{}) == marker_error::none);
+static_assert(check_marker(theirs::removed_npt, npt48) == marker_error::looks_accessed);
+static_assert(check_marker(theirs::removed_ept, ept46) == marker_error::none);
 
 int main() {}

@@ -5,7 +5,7 @@
 // written. This file must not compile, and does with PTEBITS_CONTROL.
 #include <cstdint>
 
-#include <ptebits/npt.hpp>
+#include <ptebits/formats/npt.hpp>
 
 namespace theirs {
 
@@ -18,12 +18,12 @@ constexpr std::uint64_t npt_execute_disable = 1ull << 6;
 
 }  // namespace theirs
 
-using nested = ptebits::npt<ptebits::npt_features{}>;
+constexpr auto nested = ptebits::npt<ptebits::npt_features{}>;
 
-static_assert(nested::dirty == ptebits::field_of(theirs::npt_dirty));
-static_assert(ptebits::disjoint(theirs::npt_execute_disable, nested::dirty.mask()),
+static_assert(nested->dirty == ptebits::field_of(theirs::npt_dirty));
+static_assert(ptebits::disjoint(theirs::npt_execute_disable, nested->dirty.mask()),
               "execute-disable stands on the dirty bit");
-static_assert(nested::execute_disable == ptebits::field_of(theirs::npt_execute_disable),
+static_assert(nested->execute_disable == ptebits::field_of(theirs::npt_execute_disable),
               "execute-disable is not where the manual has it");
 
 int main() {}

@@ -24,8 +24,6 @@
 #include <utility>
 #include <vector>
 
-#include <ptebits/layout.hpp>
-
 namespace page_trace {
 
 /// What is wrong with a file or the command line, in words for the user.
@@ -103,7 +101,7 @@ struct trace {
         if (!page) fail("the page is not a hexadecimal number of 64 bits");
         if (!flags || *flags < 1 || *flags > 7) fail("the flags are not 1 to 7");
         // What every format here translates: shadow tables have the lower half of 48 bits.
-        if (*page >> (47 - ptebits::base_page_shift) != 0) fail("the page lies above 128 Tbytes");
+        if (*page >> (47 - 12) != 0) fail("the page lies above 128 Tbytes");
         if (t.intervals == 0) fail("a page before the first interval");
 
         const auto [at, added] = ids.try_emplace(*page, static_cast<page_id>(t.pages.size()));

@@ -1,24 +1,31 @@
 // Ageing, tracking, harvesting and flush rules against models written out here: over all
-// bits, all formats, static and run-time features, both slot widths.
+// bits, all formats, constant and run-time features, both slot widths.
 #include <doctest/doctest.h>
 
 #include <cstdint>
-#include <ptebits/ptebits.hpp>
+#include <type_traits>
 #include <vector>
+
+#include <ptebits/ptebits.hpp>
+
+#include "stages.hpp"
 
 using namespace ptebits;
 
 namespace {
 
-using ept_ad = ept<ept_features{}>;
-using ept_no_ad = ept<ept_features{.accessed_dirty = false}>;
-using ept_soft_8 = ept<ept_features{.accessed_dirty = false, .software_accessed = 8}>;
-using ept_soft_63 = ept<ept_features{.accessed_dirty = false, .software_accessed = 63}>;
-using ept_mbe = ept<ept_features{.mode_based_execute = true}>;
-using npt_long = npt<npt_features{}>;
-using shadow_long = shadow<shadow_features{}>;
-using shadow_pae = shadow<shadow_features{.levels = 3}>;
-using shadow_two = shadow<shadow_features{.levels = 2}>;
+constexpr auto ept_ad = ept<ept_features{}>;
+constexpr auto ept_no_ad = ept<ept_features{.accessed_dirty = false}>;
+constexpr auto ept_soft_8 = ept<ept_features{.accessed_dirty = false, .software_accessed = 8}>;
+constexpr auto ept_soft_63 = ept<ept_features{.accessed_dirty = false, .software_accessed = 63}>;
+constexpr auto ept_mbe = ept<ept_features{.mode_based_execute = true}>;
+constexpr auto npt_long = npt<npt_features{}>;
+constexpr auto shadow_long = shadow<shadow_features{}>;
+constexpr auto shadow_pae = shadow<shadow_features{.levels = 3}>;
+constexpr auto shadow_two = shadow<shadow_features{.levels = 2}>;
+
+template <const auto& Format>
+using type_of = std::remove_cvref_t<decltype(Format)>;
 
 // What the manuals and facts say of each, by hand.
 struct expectation {
@@ -27,14 +34,16 @@ struct expectation {
     std::uint64_t dirty;
     std::uint64_t write;
 };
-constexpr expectation of(ept_ad) { return {0x7, 0x100, 0x200, 0x2}; }
-constexpr expectation of(ept_soft_8) { return {0x7, 0x100, 0, 0x2}; }
-constexpr expectation of(ept_soft_63) { return {0x7, 0x8000'0000'0000'0000, 0, 0x2}; }
-constexpr expectation of(ept_mbe) { return {0x407, 0x100, 0x200, 0x2}; }
-constexpr expectation of(npt_long) { return {0x1, 0x20, 0x40, 0x2}; }
-constexpr expectation of(shadow_long) { return {0x1, 0x20, 0x40, 0x2}; }
-constexpr expectation of(shadow_pae) { return {0x1, 0x20, 0x40, 0x2}; }
-constexpr expectation of(shadow_two) { return {0x1, 0x20, 0x40, 0x2}; }
+template <class Format>
+constexpr expectation expected_of{0x1, 0x20, 0x40, 0x2};
+template <>
+constexpr expectation expected_of<type_of<ept_ad>>{0x7, 0x100, 0x200, 0x2};
+template <>
+constexpr expectation expected_of<type_of<ept_soft_8>>{0x7, 0x100, 0, 0x2};
+template <>
+constexpr expectation expected_of<type_of<ept_soft_63>>{0x7, 0x8000'0000'0000'0000, 0, 0x2};
+template <>
+constexpr expectation expected_of<type_of<ept_mbe>>{0x407, 0x100, 0x200, 0x2};
 
 // Every value with up to three bits set, and their complements.
 template <class Word>
@@ -74,11 +83,13 @@ void check_age(const Format& format, const expectation& is)
     CHECK(wrong == 0);
 }
 
-// clear_dirty does not compile for a static format without a dirty bit.
+// clear_dirty does not compile for a constant format without a dirty bit.
 template <class Format>
 constexpr bool has_dirty()
 {
-    if constexpr (static_masks<Format>) return Format::dirty.exists();
+    if constexpr (constant_masks<Format>) return Format
+        {
+        } -> dirty.exists();
     return true;
 }
 
@@ -114,19 +125,21 @@ void check_dirty(const Format& format, const expectation& is)
 template <class Format>
 void check_both_ways()
 {
-    using word = std::conditional_t<std::is_same_v<Format, shadow_two>, std::uint32_t, std::uint64_t>;
-    check_age<word>(Format{}, of(Format{}));
-    check_age<word>(format_for(Format::features()), of(Format{}));
-    check_dirty<word>(Format{}, of(Format{}));
-    check_dirty<word>(format_for(Format::features()), of(Format{}));
+    constexpr Format format{};
+    using word = std::conditional_t<format->shape().entry_bits == 32, std::uint32_t, std::uint64_t>;
+    check_age<word>(format, expected_of<Format>);
+    check_age<word>(format_for(format->features()), expected_of<Format>);
+    check_dirty<word>(format, expected_of<Format>);
+    check_dirty<word>(format_for(format->features()), expected_of<Format>);
 }
 
 constexpr std::uint64_t r = 1, w = 2, x = 4, a = 0x100, d = 0x200;
 
 }  // namespace
 
-TEST_CASE_TEMPLATE("age, mark_accessed and harvesting do what their model does", Format, ept_ad, ept_soft_8,
-                   ept_soft_63, ept_mbe, npt_long, shadow_long, shadow_pae, shadow_two)
+TEST_CASE_TEMPLATE("age, mark_accessed and harvesting do what their model does", Format, type_of<ept_ad>,
+                   type_of<ept_soft_8>, type_of<ept_soft_63>, type_of<ept_mbe>, type_of<npt_long>, type_of<shadow_long>,
+                   type_of<shadow_pae>, type_of<shadow_two>)
 {
     check_both_ways<Format>();
 }
@@ -155,11 +168,11 @@ TEST_CASE("ageing by run-time masks, the accessed bit at each of 64 places")
 TEST_CASE("ageing needs a present entry and nothing more: an old one is fine")
 {
     std::uint64_t old = 0x1007;
-    CHECK_FALSE(age(old, ept_ad{}));
+    CHECK_FALSE(age(old, ept_ad));
     CHECK(old == 0x1007);
     std::uint64_t frozen = 0x8000'0000'0000'05a0;  // not present, bits 5 and 8 set
-    CHECK_FALSE(age(frozen, ept_ad{}));
-    CHECK_FALSE(age(frozen, npt_long{}));
+    CHECK_FALSE(age(frozen, ept_ad));
+    CHECK_FALSE(age(frozen, npt_long));
     CHECK(frozen == 0x8000'0000'0000'05a0);
 }
 
@@ -196,20 +209,20 @@ TEST_CASE("an operation that has nothing to do does not write")
     };
     int writes = 0;
     const counting count{{}, &writes};
-    constexpr access_tracking<ept_no_ad, 54> tracking{};
+    constexpr auto tracking = track_accesses<54>(ept_no_ad);
     std::uint64_t old = 0x1007;
     std::uint64_t young_entry = 0x1107;
     std::uint64_t read_only = r | x;
     std::uint64_t tracked = std::uint64_t{5} << 54;
-    CHECK_FALSE(age(old, ept_ad{}, count));
-    CHECK_FALSE(clear_dirty(old, ept_ad{}, count));
-    CHECK_FALSE(harvest_dirty(old, ept_ad{}, count));
-    CHECK_FALSE(mark_accessed(young_entry, ept_ad{}, count));
-    CHECK_FALSE(write_protect(read_only, ept_ad{}, count));
+    CHECK_FALSE(age(old, ept_ad, count));
+    CHECK_FALSE(clear_dirty(old, ept_ad, count));
+    CHECK_FALSE(harvest_dirty(old, ept_ad, count));
+    CHECK_FALSE(mark_accessed(young_entry, ept_ad, count));
+    CHECK_FALSE(write_protect(read_only, ept_ad, count));
     CHECK_FALSE(age(tracked, tracking, count));
     CHECK_FALSE(restore(old, tracking, count));
     CHECK(writes == 0);
-    CHECK(age(young_entry, ept_ad{}, count));
+    CHECK(age(young_entry, ept_ad, count));
     CHECK(writes == 1);
 }
 
@@ -223,16 +236,16 @@ TEST_CASE("a reverse map of pointers or of slots: all are aged, the answer is an
             chain[i] = &slots[i];
         }
         const std::uint64_t before[] = {slots[0], slots[1], slots[2]};
-        CHECK(young_any(chain, ept_ad{}) == (young_set != 0));
-        CHECK(young_any(slots, ept_ad{}) == (young_set != 0));
+        CHECK(young_any(chain, ept_ad) == (young_set != 0));
+        CHECK(young_any(slots, ept_ad) == (young_set != 0));
         for (unsigned i = 0; i < 3; ++i) CHECK(slots[i] == before[i]);
-        CHECK(age_all(chain, ept_ad{}) == (young_set != 0));
+        CHECK(age_all(chain, ept_ad) == (young_set != 0));
         for (const std::uint64_t slot : slots) CHECK(slot == 0x1007);
-        CHECK_FALSE(age_all(slots, ept_ad{}));
+        CHECK_FALSE(age_all(slots, ept_ad));
     }
     const std::vector<std::uint64_t*> empty;
-    CHECK_FALSE(age_all(empty, ept_ad{}));
-    CHECK_FALSE(young_any(empty, ept_ad{}));
+    CHECK_FALSE(age_all(empty, ept_ad));
+    CHECK_FALSE(young_any(empty, ept_ad));
 }
 
 TEST_CASE("young_any stops at the first young entry")
@@ -247,15 +260,15 @@ TEST_CASE("young_any stops at the first young entry")
     };
     const std::uint64_t slots[] = {0x1007, 0x1107, 0x1107};
     int loads = 0;
-    CHECK(young_any(slots, ept_ad{}, counting{{}, &loads}));
+    CHECK(young_any(slots, ept_ad, counting{{}, &loads}));
     CHECK(loads == 2);
 }
 
-TEST_CASE_TEMPLATE("access tracking in both of KVM's layouts", Tracking, access_tracking<ept_no_ad, 54>,
-                   access_tracking<ept_no_ad, 52>)
+TEST_CASE_TEMPLATE("access tracking in both of KVM's layouts", Shift, std::integral_constant<unsigned, 54>,
+                   std::integral_constant<unsigned, 52>)
 {
-    constexpr Tracking tracking{};
-    constexpr unsigned shift = tracking.saved_mask() == 0x0140'0000'0000'0000 ? 54 : 52;
+    constexpr unsigned shift = Shift::value;
+    constexpr auto tracking = track_accesses<shift>(ept_no_ad);
     static_assert(tracking.saved_mask() == std::uint64_t{5} << shift);
     for (std::uint64_t permission = 0; permission < 8; ++permission) {
         const std::uint64_t entry = 0x0000'0012'3456'7030 | permission;  // WB, a frame
@@ -300,8 +313,8 @@ TEST_CASE_TEMPLATE("access tracking in both of KVM's layouts", Tracking, access_
 
 TEST_CASE("access tracking with mode-based execute keeps XU too")
 {
-    using mbe = ept<ept_features{.accessed_dirty = false, .mode_based_execute = true}>;
-    constexpr access_tracking<mbe, 52> tracking{};
+    constexpr auto mbe = ept<ept_features{.accessed_dirty = false, .mode_based_execute = true}>;
+    constexpr auto tracking = track_accesses<52>(mbe);
     static_assert(tracking.saved_mask() == 0x4050'0000'0000'0000);
     std::uint64_t slot = 0x1405;
     CHECK(age(slot, tracking));
@@ -313,7 +326,7 @@ TEST_CASE("access tracking with mode-based execute keeps XU too")
 TEST_CASE("access tracking of a format known at run time")
 {
     const auto format = format_for(ept_features{.accessed_dirty = false});
-    const access_tracking<runtime_format<ept_description>, 54> tracking{format};
+    const auto tracking = track_accesses<54>(format);
     std::uint64_t slot = 0x1007;
     CHECK(age(slot, tracking));
     CHECK(slot == 0x0140'0000'0000'1000);
@@ -323,7 +336,7 @@ TEST_CASE("access tracking of a format known at run time")
 
 TEST_CASE("access tracking makes any format's next access fault: ordinary paging saves P")
 {
-    constexpr access_tracking<shadow_long, 52> tracking{};
+    constexpr auto tracking = track_accesses<52>(shadow_long);
     std::uint64_t slot = 0x1067;
     CHECK(age(slot, tracking));
     CHECK(slot == 0x0010'0000'0000'1064);
@@ -341,7 +354,7 @@ TEST_CASE("a failed exchange reports young and changes nothing")
             return plain_access::compare_exchange(slot, expected, desired);
         }
     };
-    constexpr access_tracking<ept_no_ad, 54> tracking{};
+    constexpr auto tracking = track_accesses<54>(ept_no_ad);
     std::uint64_t slot = 0x1007;
     CHECK(track(slot, tracking, interrupted{}) == track_result::changed);
     CHECK(slot == 0x1047);
@@ -352,7 +365,7 @@ TEST_CASE("a failed exchange reports young and changes nothing")
 
 TEST_CASE("needs_flush: what shrank, moved or was taken away")
 {
-    const auto flush = [](std::uint64_t before, std::uint64_t after) { return needs_flush(before, after, ept_ad{}); };
+    const auto flush = [](std::uint64_t before, std::uint64_t after) { return needs_flush(before, after, ept_ad); };
     const std::uint64_t page = 0x1030;  // a frame, WB
     CHECK_FALSE(flush(page | r | w | x, page | r | w | x));
     CHECK_FALSE(flush(page | r | w | x | a, page | r | w | x));  // A cleared
@@ -375,27 +388,27 @@ TEST_CASE("needs_flush: the lock-free write path, ordinary paging, and levels")
 {
     const std::uint64_t host_and_mmu = 0x600;  // bits 9 and 10
     const std::uint64_t entry = 0x1005;
-    CHECK(needs_flush(entry | host_and_mmu, entry, shadow_long{}, 1, host_and_mmu));
-    CHECK(needs_flush(entry | host_and_mmu, entry | 0x200, shadow_long{}, 1, host_and_mmu));
-    CHECK_FALSE(needs_flush(entry | host_and_mmu, entry, shadow_long{}));
-    CHECK_FALSE(needs_flush(entry, entry | host_and_mmu, shadow_long{}, 1, host_and_mmu));
+    CHECK(needs_flush(entry | host_and_mmu, entry, shadow_long, 1, host_and_mmu));
+    CHECK(needs_flush(entry | host_and_mmu, entry | 0x200, shadow_long, 1, host_and_mmu));
+    CHECK_FALSE(needs_flush(entry | host_and_mmu, entry, shadow_long));
+    CHECK_FALSE(needs_flush(entry, entry | host_and_mmu, shadow_long, 1, host_and_mmu));
 
-    CHECK(needs_flush(0x1005, 0x8000'0000'0000'1005, shadow_long{}));  // XD set
-    CHECK_FALSE(needs_flush(0x8000'0000'0000'1005, 0x1005, shadow_long{}));
-    CHECK(needs_flush(0x1007, 0x1003, shadow_long{}));  // U/S cleared
-    CHECK(needs_flush(0x1007, 0x1087, shadow_long{}));  // PAT
-    CHECK(needs_flush(0x1107, 0x1007, shadow_long{}));  // G
-    CHECK_FALSE(needs_flush(0x1027, 0x1007, shadow_long{}));
-    CHECK(needs_flush(0x20'0087, 0x5007, shadow_long{}, 2));     // a large page split
-    CHECK(needs_flush(0x5007, 0x6007, shadow_long{}, 2));        // another table
-    CHECK_FALSE(needs_flush(0x5047, 0x5007, shadow_long{}, 2));  // bit 6 of a table entry is ignored
-    CHECK_FALSE(needs_flush(0x20'00a7, 0x20'0087, shadow_long{}, 2));
-    CHECK(needs_flush(0x20'00c7, 0x20'0087, shadow_long{}, 2));  // D of a large page
+    CHECK(needs_flush(0x1005, 0x8000'0000'0000'1005, shadow_long));  // XD set
+    CHECK_FALSE(needs_flush(0x8000'0000'0000'1005, 0x1005, shadow_long));
+    CHECK(needs_flush(0x1007, 0x1003, shadow_long));  // U/S cleared
+    CHECK(needs_flush(0x1007, 0x1087, shadow_long));  // PAT
+    CHECK(needs_flush(0x1107, 0x1007, shadow_long));  // G
+    CHECK_FALSE(needs_flush(0x1027, 0x1007, shadow_long));
+    CHECK(needs_flush(0x20'0087, 0x5007, shadow_long, 2));     // a large page split
+    CHECK(needs_flush(0x5007, 0x6007, shadow_long, 2));        // another table
+    CHECK_FALSE(needs_flush(0x5047, 0x5007, shadow_long, 2));  // bit 6 of a table entry is ignored
+    CHECK_FALSE(needs_flush(0x20'00a7, 0x20'0087, shadow_long, 2));
+    CHECK(needs_flush(0x20'00c7, 0x20'0087, shadow_long, 2));  // D of a large page
 }
 
 TEST_CASE("needs_flush where accesses are tracked: the TLB may hold what a tracked entry restores to")
 {
-    constexpr access_tracking<ept_no_ad, 54> tracking{};
+    constexpr auto tracking = track_accesses<54>(ept_no_ad);
     const std::uint64_t read_execute = 0x1035;
     const std::uint64_t tracked = 0x0140'0000'0000'1030;
     CHECK(needs_flush(tracked, 0, tracking));                      // zapped while tracked
@@ -403,26 +416,26 @@ TEST_CASE("needs_flush where accesses are tracked: the TLB may hold what a track
     CHECK_FALSE(needs_flush(tracked, read_execute, tracking));     // restored
     CHECK_FALSE(needs_flush(read_execute, tracked, tracking));     // ageing alone
     CHECK(needs_flush(read_execute | w, tracked, tracking));       // W was taken with it
-    CHECK_FALSE(needs_flush(tracked, 0, ept_no_ad{}));             // by the format alone it is a hole
+    CHECK_FALSE(needs_flush(tracked, 0, ept_no_ad));               // by the format alone it is a hole
 }
 
 TEST_CASE("young_any by access tracking: present is young")
 {
-    constexpr access_tracking<ept_no_ad, 54> tracking{};
+    constexpr auto tracking = track_accesses<54>(ept_no_ad);
     const std::uint64_t slots[] = {0, 0x0140'0000'0000'1030, 0x1035};
     CHECK(young_any(slots, tracking));
     const std::uint64_t old[] = {0, 0x0140'0000'0000'1030};
     CHECK_FALSE(young_any(old, tracking));
 }
 
-TEST_CASE("needs_flush agrees with static and run-time features on every pair of single-bit changes")
+TEST_CASE("needs_flush agrees with constant and run-time features on every pair of single-bit changes")
 {
     const auto runtime = format_for(ept_features{});
     for (unsigned low = 0; low < 64; ++low) {
         for (unsigned b = 0; b < 64; ++b) {
             const std::uint64_t before = 0x1237 ^ std::uint64_t{1} << low;
             const std::uint64_t after = before ^ std::uint64_t{1} << b;
-            CHECK(needs_flush(before, after, runtime) == needs_flush(before, after, ept_ad{}));
+            CHECK(needs_flush(before, after, runtime) == needs_flush(before, after, ept_ad));
         }
     }
 }
@@ -430,18 +443,18 @@ TEST_CASE("needs_flush agrees with static and run-time features on every pair of
 TEST_CASE("needs_atomic_update: what hardware or a lock-free path may change underneath")
 {
     const std::uint64_t page = 0x1030;
-    CHECK_FALSE(needs_atomic_update(0, ept_ad{}));
-    CHECK_FALSE(needs_atomic_update(0x8000'0000'0000'05a0, ept_ad{}));
-    CHECK_FALSE(needs_atomic_update(page | r | x, ept_ad{}));
-    CHECK(needs_atomic_update(page | r | w | x, ept_ad{}));            // D may be set
-    CHECK_FALSE(needs_atomic_update(page | r | w | x | d, ept_ad{}));  // D is set, A alone does not count
+    CHECK_FALSE(needs_atomic_update(0, ept_ad));
+    CHECK_FALSE(needs_atomic_update(0x8000'0000'0000'05a0, ept_ad));
+    CHECK_FALSE(needs_atomic_update(page | r | x, ept_ad));
+    CHECK(needs_atomic_update(page | r | w | x, ept_ad));            // D may be set
+    CHECK_FALSE(needs_atomic_update(page | r | w | x | d, ept_ad));  // D is set, A alone does not count
     const std::uint64_t fast = 0x0600'0000'0000'0000;
-    CHECK(needs_atomic_update(page | r | fast, ept_ad{}, fast));
-    CHECK_FALSE(needs_atomic_update(page | r | fast, ept_ad{}));
-    CHECK_FALSE(needs_atomic_update(page | r | (fast & (fast - 1)), ept_ad{}, fast));
-    CHECK_FALSE(needs_atomic_update(page | r | w | d | fast, ept_ad{}, fast));
-    CHECK(needs_atomic_update(page | r, ept_no_ad{}));  // access tracking in play
-    constexpr access_tracking<ept_no_ad, 54> tracking{};
+    CHECK(needs_atomic_update(page | r | fast, ept_ad, fast));
+    CHECK_FALSE(needs_atomic_update(page | r | fast, ept_ad));
+    CHECK_FALSE(needs_atomic_update(page | r | (fast & (fast - 1)), ept_ad, fast));
+    CHECK_FALSE(needs_atomic_update(page | r | w | d | fast, ept_ad, fast));
+    CHECK(needs_atomic_update(page | r, ept_no_ad));  // access tracking in play
+    constexpr auto tracking = track_accesses<54>(ept_no_ad);
     CHECK(needs_atomic_update(page | std::uint64_t{5} << 54, tracking));
     CHECK_FALSE(needs_atomic_update(page, tracking));
     CHECK(needs_atomic_update(page | r, tracking));
@@ -450,32 +463,32 @@ TEST_CASE("needs_atomic_update: what hardware or a lock-free path may change und
 TEST_CASE("a frozen marker is held against the masks")
 {
     // The marker of KVM reads as accessed in both formats.
-    CHECK(check_marker(0x8000'0000'0000'05a0, ept_ad{}) == marker_error::looks_accessed);
-    CHECK(check_marker(0x8000'0000'0000'05a0, shadow_long{}) == marker_error::looks_accessed);
-    CHECK(check_marker(0x8000'0000'0000'05a0, ept_no_ad{}) == marker_error::none);
-    CHECK(check_marker(0, ept_ad{}) == marker_error::is_zero);
-    CHECK(check_marker(0x4, ept_ad{}) == marker_error::looks_present);
-    CHECK(check_marker(0x4, shadow_long{}) == marker_error::none);
-    CHECK(check_marker(0x200, ept_ad{}) == marker_error::looks_dirty);
+    CHECK(check_marker(0x8000'0000'0000'05a0, ept_ad) == marker_error::looks_accessed);
+    CHECK(check_marker(0x8000'0000'0000'05a0, shadow_long) == marker_error::looks_accessed);
+    CHECK(check_marker(0x8000'0000'0000'05a0, ept_no_ad) == marker_error::none);
+    CHECK(check_marker(0, ept_ad) == marker_error::is_empty);
+    CHECK(check_marker(0x4, ept_ad) == marker_error::looks_present);
+    CHECK(check_marker(0x4, shadow_long) == marker_error::none);
+    CHECK(check_marker(0x200, ept_ad) == marker_error::looks_dirty);
 
     // W is not part of present in ordinary paging; write-protecting would clear it.
-    CHECK(check_marker(0x8000'0000'0000'0002, shadow_long{}) == marker_error::looks_writable);
+    CHECK(check_marker(0x8000'0000'0000'0002, shadow_long) == marker_error::looks_writable);
     // restore() would make it present.
-    constexpr access_tracking<ept_no_ad, 54> tracking{};
+    constexpr auto tracking = track_accesses<54>(ept_no_ad);
     CHECK(check_marker(std::uint64_t{1} << 54, tracking) == marker_error::looks_tracked);
     CHECK(check_marker(0x8000'0000'0000'05a0, tracking) == marker_error::none);
     CHECK(check_marker(0x4, tracking) == marker_error::looks_present);
 
-    constexpr frozen_marker<ept_ad, 0x8000'0000'0000'0400> marker;
+    constexpr auto marker = frozen_marker<0x8000'0000'0000'0400>(ept_ad);
     std::uint64_t slot = 0x1007;
     std::uint64_t expected = 0x1007;
     CHECK(freeze(slot, expected, marker));
     CHECK(is_frozen(slot, marker));
     CHECK(slot == 0x8000'0000'0000'0400);
-    CHECK_FALSE(age(slot, ept_ad{}));
-    CHECK_FALSE(mark_accessed(slot, ept_ad{}));
-    CHECK_FALSE(harvest_dirty(slot, ept_ad{}));
-    CHECK_FALSE(write_protect(slot, ept_ad{}));
+    CHECK_FALSE(age(slot, ept_ad));
+    CHECK_FALSE(mark_accessed(slot, ept_ad));
+    CHECK_FALSE(harvest_dirty(slot, ept_ad));
+    CHECK_FALSE(write_protect(slot, ept_ad));
     CHECK(is_frozen(slot, marker));
     expected = 0x1007;
     CHECK_FALSE(freeze(slot, expected, marker));
@@ -488,7 +501,7 @@ TEST_CASE("a frozen marker is held against the masks")
 TEST_CASE("a frozen marker where the format is known at run time")
 {
     const auto format = format_for(ept_features{});
-    const runtime_frozen_marker marker(0x8000'0000'0000'0400, format);
+    const auto marker = frozen_marker(0x8000'0000'0000'0400, format);
     std::uint64_t slot = 0x1007;
     std::uint64_t expected = slot;
     CHECK(freeze(slot, expected, marker));
@@ -512,14 +525,365 @@ TEST_CASE("age_table reports and clears every young slot of a table of each shap
     for (unsigned i = 0; i < 1024; i += 5) two_level_table[i] = 0x1021 | i << 12;
     long_table[1] = 0x20;  // not present
 
-    const auto young_long = age_table(long_table, shadow_long{});
-    const auto young_two = age_table(two_level_table, shadow_two{});
+    const auto young_long = age_table(long_table, shadow_long);
+    const auto young_two = age_table(two_level_table, shadow_two);
     for (unsigned i = 0; i < 512; ++i) CHECK(young_long.test(i) == (i % 3 == 0));
     for (unsigned i = 0; i < 1024; ++i) CHECK(young_two.test(i) == (i % 5 == 0));
     CHECK(young_long.count() == 171);
     CHECK(young_two.count() == 205);
     CHECK(long_table[1] == 0x20);
     CHECK(long_table[3] == (0x1001 | 3 << 12));
-    CHECK_FALSE(age_table(long_table, shadow_long{}).any());
-    CHECK_FALSE(age_table(two_level_table, shadow_two{}).any());
+    CHECK_FALSE(age_table(long_table, shadow_long).any());
+    CHECK_FALSE(age_table(two_level_table, shadow_two).any());
+}
+
+// ---- what an absent entry must have
+
+namespace {
+
+constexpr auto ept_ve = ept<ept_features{.accessed_dirty = false, .suppress_ve = true}>;
+constexpr auto ept_ve_ad = ept<ept_features{.suppress_ve = true}>;
+constexpr auto ept_leaks = ept<ept_features{.physical_bits = 39, .accessed_dirty = false, .memory_bits = 37}>;
+constexpr auto shadow_leaks = shadow<shadow_features{.physical_bits = 46, .memory_bits = 44}>;
+
+constexpr std::uint64_t suppress = 0x8000'0000'0000'0000;
+
+template <class Tracking>
+void check_tracking_with_suppress_ve(const Tracking& tracking)
+{
+    for (const std::uint64_t ve : {std::uint64_t{0}, suppress}) {
+        for (std::uint64_t permission = 0; permission < 8; ++permission) {
+            const std::uint64_t entry = 0x123'4030 | permission | ve;
+            std::uint64_t slot = entry;
+            if ((permission & (r | x)) == 0) {
+                CHECK(track(slot, tracking) == track_result::not_present);
+                CHECK(slot == entry);
+                continue;
+            }
+            // R and X in bits 54 and 56, bit 63 in bit 57; the tracked entry itself suppresses #VE.
+            const std::uint64_t tracked =
+                suppress | 0x123'4030 | (permission & (r | x)) << 54 | (ve != 0 ? std::uint64_t{1} << 57 : 0);
+            CHECK(age(slot, tracking));
+            CHECK(slot == tracked);
+            CHECK(is_tracked(slot, tracking));
+            CHECK_FALSE(age(slot, tracking));
+            CHECK(check_absent(slot, tracking.format()) == absent_error::none);
+            CHECK_FALSE(needs_flush(slot, entry & ~w, tracking));  // what it restores to
+            CHECK(restore(slot, tracking));
+            CHECK(slot == (entry & ~w));
+            CHECK_FALSE(restore(slot, tracking));
+            CHECK(slot == (entry & ~w));
+        }
+    }
+    for (const unsigned used : {54U, 56U, 57U}) {
+        const std::uint64_t entry = 0x123'4037 | std::uint64_t{1} << used;
+        std::uint64_t slot = entry;
+        CHECK(track(slot, tracking) == track_result::saved_bits_in_use);
+        CHECK(age(slot, tracking));
+        CHECK(slot == entry);
+    }
+    std::uint64_t empty = suppress;
+    CHECK_FALSE(is_tracked(empty, tracking));
+    CHECK_FALSE(age(empty, tracking));
+    CHECK_FALSE(restore(empty, tracking));
+    CHECK(empty == suppress);
+}
+
+}  // namespace
+
+TEST_CASE("a tracked entry suppresses #VE, and bit 63 comes back as it was")
+{
+    constexpr auto tracking = track_accesses<54>(ept_ve);
+    static_assert(tracking.tracked(0x123'4037) == 0x8140'0000'0123'4030);
+    static_assert(tracking.restored(0x8140'0000'0123'4030) == 0x123'4035);
+    static_assert(tracking.tracked(suppress | 0x123'4037) == 0x8340'0000'0123'4030);
+    static_assert(tracking.restored(0x8340'0000'0123'4030) == (suppress | 0x123'4035));
+    static_assert(tracking.saved_mask() == 0x0140'0000'0000'0000);
+    static_assert(tracking.used_mask() == 0x0340'0000'0000'0000);
+    check_tracking_with_suppress_ve(tracking);
+    check_tracking_with_suppress_ve(track_accesses<54>(format_for(ept_ve->features())));
+    // What is kept has no place where bit 57 is the hardware's.
+    using by_features = access_tracking<runtime_format<ept_description>, 54>;
+    CHECK(by_features::free_in(format_for(ept_features{.accessed_dirty = false, .verify_guest_paging = true})));
+    CHECK_FALSE(by_features::free_in(
+        format_for(ept_features{.accessed_dirty = false, .verify_guest_paging = true, .suppress_ve = true})));
+}
+
+TEST_CASE("without #VE bit 63 is a software bit, which tracking leaves alone")
+{
+    constexpr auto tracking = track_accesses<54>(ept_no_ad);
+    for (const std::uint64_t software : {std::uint64_t{0}, suppress}) {
+        std::uint64_t slot = 0x123'4037 | software;
+        CHECK(age(slot, tracking));
+        CHECK(slot == (0x0140'0000'0123'4030 | software));
+        CHECK(restore(slot, tracking));
+        CHECK(slot == (0x123'4035 | software));
+    }
+}
+
+TEST_CASE("a tracked entry points past the memory, and its address comes back (L1TF)")
+{
+    constexpr auto tracking = track_accesses<54>(ept_leaks);
+    constexpr std::uint64_t highest = std::uint64_t{1} << 38;
+    const auto runtime = track_accesses<54>(format_for(ept_leaks->features()));
+    std::uint64_t frame = 0x1000;
+    for (int n = 0; n < 10'000; ++n) {
+        frame = (frame * 0x5851'f42d'4c95'7f2d + 0x1405'7b7e'f767'814f) & 0x1f'ffff'f000;  // below 2^37
+        const std::uint64_t entry = frame | 0x37;
+        std::uint64_t slot = entry;
+        CHECK(age(slot, tracking));
+        CHECK(slot == (frame | 0x30 | highest | std::uint64_t{5} << 54));
+        CHECK((slot & 0x7f'ffff'f000) >= std::uint64_t{1} << 37);
+        CHECK(check_absent(slot, ept_leaks) == absent_error::none);
+        CHECK(slot == runtime.tracked(entry));
+        CHECK(restore(slot, tracking));
+        CHECK(slot == (entry & ~w));
+        CHECK(slot == runtime.restored(runtime.tracked(entry)));
+    }
+    // A page of a device at the top: its highest address bit would be lost.
+    std::uint64_t device = highest | 0x1037;
+    CHECK(track(device, tracking) == track_result::saved_bits_in_use);
+    CHECK(age(device, tracking));
+    CHECK(device == (highest | 0x1037));
+
+    constexpr auto ordinary = track_accesses<52>(shadow_leaks);
+    std::uint64_t slot = 0x1067;
+    CHECK(age(slot, ordinary));
+    CHECK(slot == 0x0010'2000'0000'1064);
+    CHECK(restore(slot, ordinary));
+    CHECK(slot == 0x1065);
+}
+
+TEST_CASE("a tracked entry of a CPU with both: suppresses #VE and points past the memory")
+{
+    constexpr auto both =
+        ept<ept_features{.physical_bits = 46, .accessed_dirty = false, .suppress_ve = true, .memory_bits = 45}>;
+    constexpr auto tracking = track_accesses<54>(both);
+    for (const std::uint64_t ve : {std::uint64_t{0}, suppress}) {
+        std::uint64_t slot = 0x123'4037 | ve;
+        CHECK(age(slot, tracking));
+        CHECK(slot == (0x8140'2000'0123'4030 | ve >> 6));
+        CHECK(check_absent(slot, both) == absent_error::none);
+        CHECK(restore(slot, tracking));
+        CHECK(slot == (0x123'4035 | ve));
+    }
+}
+
+TEST_CASE("nothing can be tracked where the highest address bit is memory's")
+{
+    // The C-bit takes bit 45, so that bit 44 is the highest; memory ends at 2^44 or at 2^45.
+    using tracking = access_tracking<runtime_format<shadow_description>, 52>;
+    const auto with = [](unsigned memory_bits) {
+        return format_for(shadow_features{.physical_bits = 46, .encryption_bit = 45, .memory_bits = memory_bits});
+    };
+    CHECK(tracking::free_in(with(44)));
+    CHECK_FALSE(tracking::free_in(with(45)));
+}
+
+TEST_CASE("what is wrong with values of absent entries")
+{
+    CHECK(check_absent(0, ept_ad) == absent_error::none);
+    CHECK(check_absent(0x4, ept_ad) == absent_error::looks_present);
+    CHECK(check_absent(0x4, shadow_long) == absent_error::none);
+    CHECK(check_absent(0x1, shadow_long) == absent_error::looks_present);
+    CHECK(check_absent(0, ept_ve) == absent_error::bits_not_written);
+    CHECK(check_absent(suppress, ept_ve) == absent_error::none);
+    CHECK(check_absent(suppress | 0x1000, ept_ve) == absent_error::none);
+    CHECK(check_absent(suppress | 0x1001, ept_ve) == absent_error::looks_present);
+    CHECK(check_absent(0, ept_leaks) == absent_error::none);
+    CHECK(check_absent(0xff8, ept_leaks) == absent_error::none);  // page 0
+    CHECK(check_absent(0x1000, ept_leaks) == absent_error::points_into_memory);
+    CHECK(check_absent(0x1f'ffff'f000, ept_leaks) == absent_error::points_into_memory);
+    CHECK(check_absent(0x20'0000'0000, ept_leaks) == absent_error::none);
+    CHECK(check_absent(0x1000, shadow_leaks) == absent_error::points_into_memory);
+    CHECK(check_absent(0x1000, format_for(shadow_leaks->features())) == absent_error::points_into_memory);
+    const masks m = masks::from({.present = 0x1});
+    CHECK(check_absent(0x1000, m) == absent_error::none);
+    CHECK(check_absent(0x1001, m) == absent_error::looks_present);
+}
+
+TEST_CASE("unmapping leaves what an empty slot of the format holds")
+{
+    const auto check = [](const auto& format, std::uint64_t empty) {
+        CHECK(format->empty() == empty);
+        std::uint64_t slot = 0x123'4037;
+        CHECK(unmap(slot, format) == 0x123'4037);
+        CHECK(slot == empty);
+        CHECK(unmap(slot, format) == empty);
+        CHECK(check_absent(slot, format) == absent_error::none);
+    };
+    check(ept_ad, 0);
+    check(shadow_long, 0);
+    check(ept_leaks, 0);
+    check(ept_ve, suppress);
+    check(ept_ve_ad, suppress);
+    check(format_for(ept_ve->features()), suppress);
+    check(format_for(ept_features{}), 0);
+    check(masks::from({.present = 0x7}), 0);
+
+    std::uint64_t slot = 0x123'4037;
+    CHECK(unmap(slot, ept_ve, suppress | 0x40) == 0x123'4037);
+    CHECK(slot == (suppress | 0x40));
+    CHECK(unmap(slot, ept_leaks, 0x20'0000'1000) == (suppress | 0x40));
+    CHECK(slot == 0x20'0000'1000);
+}
+
+TEST_CASE("markers of formats that want something of absent entries")
+{
+    CHECK(check_marker(0x4a0, ept_ve) == marker_error::bits_not_written);
+    CHECK(check_marker(suppress | 0x4a0, ept_ve) == marker_error::none);
+    CHECK(check_marker(0, ept_ve) == marker_error::is_empty);
+    CHECK(check_marker(suppress, ept_ve) == marker_error::is_empty);
+    CHECK(check_marker(suppress, ept_ad) == marker_error::none);
+    CHECK(check_marker(0x40'1000, ept_leaks) == marker_error::points_into_memory);
+    CHECK(check_marker(0x20'0000'1000, ept_leaks) == marker_error::none);
+    CHECK(check_marker(0x5a0, ept_leaks) == marker_error::none);  // page 0
+    constexpr auto tracking = track_accesses<54>(ept_ve);
+    CHECK(check_marker(0x4a0, tracking) == marker_error::bits_not_written);
+    CHECK(check_marker(suppress | 0x4a0, tracking) == marker_error::none);
+    CHECK(check_marker(suppress | std::uint64_t{1} << 56, tracking) == marker_error::looks_tracked);
+
+    constexpr auto marker = frozen_marker < suppress | 0x4a0 > (tracking);
+    std::uint64_t slot = 0x123'4037;
+    std::uint64_t expected = slot;
+    CHECK(freeze(slot, expected, marker));
+    CHECK(slot == (suppress | 0x4a0));
+    CHECK_FALSE(age(slot, tracking));
+    CHECK_FALSE(restore(slot, tracking));
+    CHECK_FALSE(write_protect(slot, ept_ve));
+    CHECK(is_frozen(slot, marker));
+}
+
+// ---- where a set bit denies writes, or the write permission is the dirty state
+
+namespace {
+
+// Bits of an entry: writes allowed, and whether hardware may allow them.
+struct stage_state {
+    bool present;
+    bool writable;
+    bool managed;
+};
+
+template <class Format>
+stage_state state_of(std::uint64_t entry, const Format& format, bool write_bit_denies)
+{
+    const bool bit_set = (entry & stages::write) != 0;
+    return {(entry & stages::valid) != 0, bit_set != write_bit_denies,
+            format->features().dirty_state && (entry & stages::modifier) != 0};
+}
+
+// clear_dirty does not compile for a constant format without a dirty state.
+template <class Format>
+constexpr bool may_be_dirty()
+{
+    if constexpr (constant_masks<Format>) return Format
+        {
+        } -> features().dirty_state;
+    return true;
+}
+
+template <class Format>
+void check_stage(const Format& format, bool write_bit_denies)
+{
+    const std::uint64_t forbids = write_bit_denies ? stages::write : 0;
+    const auto without_write = [&](std::uint64_t entry) { return (entry & ~stages::write) | forbids; };
+    int wrong = 0;
+    for (const std::uint64_t entry : values<std::uint64_t>()) {
+        const stage_state is = state_of(entry, format, write_bit_denies);
+
+        std::uint64_t slot = entry;
+        const bool writes = is.present && (is.writable || is.managed);
+        const std::uint64_t unmanaged = is.managed ? ~stages::modifier : ~std::uint64_t{0};
+        wrong += write_protect(slot, format) != writes;
+        wrong += slot != (is.present ? without_write(entry) & unmanaged : entry);
+        wrong += write_protect(slot, format);
+
+        slot = entry;
+        const bool written = is.present && is.writable;
+        wrong += harvest_dirty(slot, format) != written;
+        wrong += slot != (written ? without_write(entry) : entry);
+        wrong += harvest_dirty(slot, format);
+
+        slot = entry;
+        const bool used = is.present && (entry & 0x400) != 0;
+        wrong += age(slot, format) != used || slot != (used ? entry & ~std::uint64_t{0x400} : entry);
+
+        if constexpr (may_be_dirty<Format>()) {
+            if (!format->features().dirty_state) continue;
+            slot = entry;
+            wrong += dirty(entry, format) != (is.writable && is.managed);
+            wrong += clear_dirty(slot, format) != (written && is.managed);
+            wrong += slot != (written && is.managed ? without_write(entry) : entry);
+            wrong += clear_dirty(slot, format);
+        }
+    }
+    CHECK(wrong == 0);
+}
+
+}  // namespace
+
+TEST_CASE("write_protect, harvest_dirty and clear_dirty by a permission that denies, and by a dirty modifier")
+{
+    check_stage(stages::first, true);
+    check_stage(stages::first_without, true);
+    check_stage(stages::second, false);
+    check_stage(stages::second_without, false);
+    check_stage(format_for(stages::first->features()), true);
+    check_stage(format_for(stages::first_without->features()), true);
+    check_stage(format_for(stages::second->features()), false);
+    check_stage(format_for(stages::second_without->features()), false);
+}
+
+TEST_CASE("the states of a page whose write permission is its dirty state")
+{
+    // Stage 1: clean, then written by hardware, harvested, protected.
+    std::uint64_t slot = 0x1403 | stages::write | stages::modifier;
+    CHECK_FALSE(dirty(slot, stages::first));
+    CHECK_FALSE(clear_dirty(slot, stages::first));
+    CHECK_FALSE(harvest_dirty(slot, stages::first));
+    slot &= ~stages::write;
+    CHECK(dirty(slot, stages::first));
+    CHECK(harvest_dirty(slot, stages::first));
+    CHECK(slot == (0x1403 | stages::write | stages::modifier));
+    CHECK(write_protect(slot, stages::first));
+    CHECK(slot == (0x1403 | stages::write));
+    CHECK_FALSE(write_protect(slot, stages::first));
+
+    // Stage 2.
+    slot = 0x1443 | stages::modifier;
+    CHECK_FALSE(dirty(slot, stages::second));
+    CHECK_FALSE(clear_dirty(slot, stages::second));
+    slot |= stages::write;
+    CHECK(dirty(slot, stages::second));
+    CHECK(clear_dirty(slot, stages::second));
+    CHECK(slot == (0x1443 | stages::modifier));
+    CHECK(write_protect(slot, stages::second));
+    CHECK(slot == 0x1443);
+
+    // At run time, without the modifier, there is no dirty state to clear but writes to find.
+    const auto plain = format_for(stages::second_without->features());
+    slot = 0x1443 | stages::write;
+    CHECK(harvest_dirty(slot, plain));
+    CHECK(slot == 0x1443);
+}
+
+TEST_CASE("needs_flush by a permission that denies, and by a dirty modifier")
+{
+    constexpr std::uint64_t page = 0x1403;
+    CHECK(needs_flush(page, page | stages::write, stages::first));
+    CHECK_FALSE(needs_flush(page | stages::write, page, stages::first));
+    CHECK(needs_flush(page | stages::write | stages::modifier, page | stages::write, stages::first));
+    CHECK(needs_flush(page | 0x40 | stages::write, page | 0x40, stages::second));
+    CHECK_FALSE(needs_flush(page | 0x40, page | 0x40 | stages::write, stages::second));
+    CHECK_FALSE(needs_flush(page | 0x440, page | 0x40, stages::second));  // AF
+    CHECK_FALSE(needs_flush(page | stages::modifier, page, stages::first_without));
+}
+
+TEST_CASE("markers must not look writable where a clear bit allows writes")
+{
+    CHECK(check_marker(0x100, stages::first) == marker_error::looks_writable);
+    CHECK(check_marker(0x180, stages::first) == marker_error::none);
+    CHECK(check_marker(0x100, stages::second) == marker_error::none);
+    CHECK(check_marker(0x180, stages::second) == marker_error::looks_writable);
 }

@@ -74,8 +74,8 @@ void use_tables(bytes_first written, const Format& format)
     constexpr Access how{};
     byte_memory<std::uint64_t> memory{written};
     map(memory, format);
-    const std::uint64_t accessed = format.accessed.mask();
-    const std::uint64_t dirty_bit = format.dirty.mask();
+    const std::uint64_t accessed = format->accessed.mask();
+    const std::uint64_t dirty_bit = format->dirty.mask();
     const std::uint64_t leaf = memory.get(0x4000 + 8 * 7);
     constexpr memory_access write{.what = operation::write, .user = true};
     constexpr memory_access read{.user = true};
@@ -129,13 +129,13 @@ void use_tables(bytes_first written, const Format& format)
 template <template <class> class In>
 void use_both(bytes_first written)
 {
-    using guest = shadow<shadow_features{}>;
-    use_tables<In<plain_access>>(written, guest{});
-    use_tables<In<atomic_access<>>>(written, guest{});
+    constexpr auto guest = shadow<shadow_features{}>;
+    use_tables<In<plain_access>>(written, guest);
+    use_tables<In<atomic_access<>>>(written, guest);
     use_tables<In<atomic_access<>>>(written, format_for(ept_features{}));
 
     // Two levels: entries of 4 bytes.
-    constexpr shadow<shadow_features{.levels = 2}> narrow{};
+    constexpr auto narrow = shadow<shadow_features{.levels = 2}>;
     byte_memory<std::uint32_t> memory{written};
     memory.put(0x1000 + 4, encode(kind::table, 2, 0x2000, {}, narrow).entry);
     memory.put(0x2000 + 8, encode(kind::leaf, 1, 0x8765'4000, {}, narrow).entry);
@@ -160,11 +160,11 @@ TEST_CASE("entries of the other order are reached by the other policy")
 
 TEST_CASE("access tracking goes by the policy, too")
 {
-    using tracking = access_tracking<ept<ept_features{.accessed_dirty = false}>, 54>;
+    constexpr auto tracking = track_accesses<54>(ept<ept_features{.accessed_dirty = false}>);
     byte_memory<std::uint64_t> memory{bytes_first::highest};
     memory.put(0, 0x1007);
-    CHECK(age(*memory(0), tracking{}, big_endian_access<atomic_access<>>{}));
-    CHECK(memory.get(0) == tracking{}.tracked(0x1007));
-    CHECK(restore(*memory(0), tracking{}, big_endian_access<atomic_access<>>{}));
+    CHECK(age(*memory(0), tracking, big_endian_access<atomic_access<>>{}));
+    CHECK(memory.get(0) == tracking.tracked(0x1007));
+    CHECK(restore(*memory(0), tracking, big_endian_access<atomic_access<>>{}));
     CHECK(memory.get(0) == 0x1005);
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: BSL-1.0
 #include <ptebits/entry.hpp>
 
-#include <ptebits/ept.hpp>
+#include <ptebits/formats/ept.hpp>
 
 #include "manual.hpp"
 
@@ -10,14 +10,11 @@ using namespace ptebits;
 namespace {
 
 constexpr std::uint64_t all_bits = ~std::uint64_t{0};
-constexpr permissions nothing{false, false, false, false, false};
+constexpr permissions nothing = no_permissions;
 
 constexpr std::uint64_t at(unsigned index) { return std::uint64_t{1} << index; }
 
-constexpr permissions permissions_number(unsigned n)
-{
-    return {(n & 1) != 0, (n & 2) != 0, (n & 4) != 0, (n & 8) != 0, (n & 16) != 0};
-}
+using manual::permissions_number;
 
 // What the manuals let an entry grant. `known`: what is granted, if it can be.
 struct offer {
@@ -61,16 +58,16 @@ offer offered(const ept_features& f, unsigned, kind, const permissions& p)
 }
 
 // The address bits that an entry holds: from `low`, below `end`.
-struct address_range {
+struct held_bits {
     unsigned low, end;
 };
 
-unsigned encryption_bit_of(const shadow_features& f) { return f.encryption_bit.given ? f.encryption_bit.index : 64; }
-unsigned encryption_bit_of(const npt_features& f) { return f.encryption_bit.given ? f.encryption_bit.index : 64; }
+unsigned encryption_bit_of(const shadow_features& f) { return f.encryption_bit.given ? f.encryption_bit.low : 64; }
+unsigned encryption_bit_of(const npt_features& f) { return f.encryption_bit.given ? f.encryption_bit.low : 64; }
 unsigned encryption_bit_of(const ept_features&) { return 64; }
 
 template <class Features>
-address_range address_of_entry(const Features& f, unsigned level, kind k)
+held_bits address_of_entry(const Features& f, unsigned level, kind k)
 {
     const unsigned encrypted = encryption_bit_of(f);
     unsigned end = encrypted < f.physical_bits ? encrypted : f.physical_bits;
@@ -89,19 +86,19 @@ template <class Features>
 void round_trip(const Features& features)
 {
     const auto format = format_for(features);
-    REQUIRE(format.wrong().what == defect::none);
+    REQUIRE(format->wrong().what == defect::none);
     unsigned made = 0;
-    for (unsigned level = 0; level <= 6; ++level) {
-        for (const kind k : {kind::table, kind::leaf}) {
+    for (unsigned level = 0; level <= 8; ++level) {
+        for (const kind k : manual::all_kinds) {
             CAPTURE(level);
-            CAPTURE(static_cast<int>(k));
-            if (!format.exists(level, k)) {
+            CAPTURE(name(k));
+            if (!format->exists(level, k)) {
                 const encoded e = encode(k, level, 0, {}, format);
                 CHECK(e.error == encode_error::no_such_entry);
                 CHECK(e.entry == 0);
                 continue;
             }
-            const address_range range = address_of_entry(features, level, k);
+            const held_bits range = address_of_entry(features, level, k);
             for (unsigned n = 0; n < 32; ++n) {
                 const permissions wanted = permissions_number(n);
                 const offer possible = offered(features, level, k, wanted);
@@ -133,8 +130,9 @@ void round_trip(const Features& features)
                     REQUIRE(kind_of(e.entry, level, format) == k);
                     REQUIRE(address_of(e.entry, level, format) == physical);
                     REQUIRE(permissions_of(e.entry, level, format) == possible.known);
-                    REQUIRE((e.entry & (format.accessed.mask() | format.dirty.mask())) == 0);
-                    REQUIRE((e.entry & format.software_mask(level, k)) == 0);
+                    REQUIRE(page_shift_of(e.entry, level, format) == format->shape().page_shift(level));
+                    REQUIRE((e.entry & (format->accessed.mask() | format->dirty.mask())) == 0);
+                    REQUIRE((e.entry & format->software_mask(level, k)) == 0);
                     ++made;
                 }
             }
@@ -248,6 +246,166 @@ TEST_CASE("encode: entries as the manuals write them")
           0x8000'0000'0000'1003);
 }
 
+namespace {
+
+// A constant format gives what the same features give at run time, and what the manuals let it give: for
+// all kinds, levels and permissions, and addresses of every sort.
+template <auto Features>
+void encodes_alike()
+{
+    const auto found = format_for(Features);
+    constexpr constant_format<typename decltype(found)::description, Features> constant;
+    REQUIRE(manual::difference_of(found, constant) == "");
+    for (unsigned level = 0; level <= 7; ++level) {
+        for (const kind k : manual::all_kinds) {
+            const held_bits held = address_of_entry(Features, level, k);
+            for (unsigned n = 0; n < 32; ++n) {
+                CAPTURE(level);
+                CAPTURE(name(k));
+                CAPTURE(n);
+                const permissions wanted = permissions_number(n);
+                for (unsigned index = 11; index <= 53; ++index) {
+                    const std::uint64_t physical = index == 53 ? ones(held.end - 1, held.low) : at(index);
+                    const encoded a = encode(k, level, physical, wanted, found);
+                    const encoded b = encode(k, level, physical, wanted, constant);
+                    REQUIRE(a.entry == b.entry);
+                    REQUIRE(a.error == b.error);
+                    if (!found->exists(level, k) || index != 53) continue;
+                    const offer possible = offered(Features, level, k, wanted);
+                    REQUIRE(static_cast<bool>(b) == possible.possible);
+                    if (!b) continue;
+                    REQUIRE(permissions_of(b.entry, level, constant) == possible.known);
+                    REQUIRE(permissions_of(b.entry, level, found) == possible.known);
+                    REQUIRE(address_of(b.entry, level, constant) == physical);
+                }
+            }
+        }
+    }
+}
+
+}  // namespace
+
+TEST_CASE("encode: a constant format and one found at run time give the same")
+{
+    encodes_alike<ept_features{}>();
+    encodes_alike<ept_features{.levels = 5,
+                               .mode_based_execute = true,
+                               .verify_guest_paging = true,
+                               .paging_write = true,
+                               .supervisor_shadow_stack = true,
+                               .sub_page_write = true,
+                               .suppress_ve = true,
+                               .memory_bits = 40}>();
+    encodes_alike<ept_features{.physical_bits = 39, .execute_only = false, .mode_based_execute = true}>();
+    encodes_alike<ept_features{
+        .accessed_dirty = false, .large_pages = false, .gigabyte_pages = false, .software_accessed = 62}>();
+    encodes_alike<npt_features{}>();
+    encodes_alike<npt_features{.guest_mode_execute_trap = true}>();
+    encodes_alike<npt_features{.levels = 3, .execute_disable = false, .guest_mode_execute_trap = true}>();
+    encodes_alike<npt_features{.levels = 2, .guest_mode_execute_trap = true}>();
+    encodes_alike<npt_features{.levels = 5, .physical_bits = 43, .encryption_bit = 47}>();
+    encodes_alike<shadow_features{.levels = 2}>();
+    encodes_alike<shadow_features{.levels = 2, .physical_bits = 36, .large_pages = false}>();
+    encodes_alike<shadow_features{.levels = 3}>();
+    encodes_alike<shadow_features{.levels = 4, .physical_bits = 46, .memory_bits = 36}>();
+    encodes_alike<shadow_features{.levels = 4, .execute_disable = false, .gigabyte_pages = false}>();
+    encodes_alike<shadow_features{
+        .levels = 5, .protection_keys = true, .hlat = true, .reserved_bit_8 = true, .encryption_bit = {51, 46}}>();
+}
+
+TEST_CASE("encode: further fields are in the entry, all else is as without")
+{
+    const auto check = [](const auto& format) {
+        for (unsigned level = 1; level <= format->shape().levels; ++level) {
+            for (const kind k : present_kinds) {
+                if (!format->exists(level, k)) continue;
+                const encoded plain = encode(k, level, 0, {}, format);
+                REQUIRE(plain);
+                const layout& l = format->layout_at(level, k);
+                for (unsigned index = 0; index < format->shape().entry_bits; ++index) {
+                    CAPTURE(level);
+                    CAPTURE(name(k));
+                    CAPTURE(index);
+                    const field_values one{at(index), entries(level, k)};
+                    const encoded with = encode(k, level, 0, {}, format, one);
+                    const std::uint64_t given = l.permission_mask() | l.mask(role::fixed) | l.mask(role::address);
+                    const bool right = (given & at(index)) == 0 && legal(plain.entry | at(index), level, format);
+                    CHECK(with.error == (right ? encode_error::none : encode_error::value_not_legal));
+                    CHECK(with.entry == (right ? plain.entry | at(index) : 0));
+                    CHECK(encode(k, level, 0, {}, format, field_values(at(index), entries())).error ==
+                          encode_error::no_such_field);
+                }
+            }
+        }
+    };
+    check(format_for(shadow_features{.protection_keys = true}));
+    check(format_for(shadow_features{.levels = 2}));
+    check(format_for(shadow_features{.levels = 3, .physical_bits = 40}));
+    check(format_for(ept_features{.physical_bits = 39, .mode_based_execute = true, .suppress_ve = true}));
+    check(format_for(npt_features{.encryption_bit = 47}));
+    check(shadow<shadow_features{}>);
+    check(ept<ept_features{.levels = 5}>);
+}
+
+TEST_CASE("encode: further fields by name, with each error")
+{
+    static constexpr auto host = ept<ept_features{.physical_bits = 39, .sub_page_write = true}>;
+    constexpr auto made = [](const encoded& e) { return e.error == encode_error::none ? e.entry : ~e.entry; };
+    CHECK(made(encode(kind::leaf, 1, 0x1000, {}, host, host->memory_type(6))) == 0x1037);
+    CHECK(made(encode(kind::leaf, 1, 0x1000, {}, host, host->memory_type(6) | host->ignore_pat)) == 0x1077);
+    CHECK(made(encode(kind::leaf, 2, 0x20'0000, {.execute = false}, host, host->memory_type(4) | host->dirty)) ==
+          0x20'02a3);
+    CHECK(made(encode(kind::leaf, 1, 0x1000, {}, host, host->sub_page_write)) == (0x1007 | at(61)));
+    CHECK(made(encode(kind::table, 4, 0x1000, {}, host, host->accessed)) == 0x1107);
+    CHECK(made(encode(kind::leaf, 1, 0x1000, {}, host, host->memory_type(0))) == 0x1007);
+    CHECK(made(encode(kind::leaf, 1, 0x1000, {}, host, {})) == 0x1007);
+
+    const auto error = [&](kind k, unsigned level, std::uint64_t physical, const permissions& p,
+                           const field_values& also) {
+        const encoded e = encode(k, level, physical, p, host, also);
+        const encoded at_run_time = encode(k, level, physical, p, format_for(host->features()), also);
+        CHECK(e.error == at_run_time.error);
+        CHECK(e.entry == at_run_time.entry);
+        CHECK((e.error == encode_error::none || e.entry == 0));
+        CHECK(static_cast<bool>(e) == (e.error == encode_error::none));
+        return e.error;
+    };
+    using enum encode_error;
+    CHECK(error(kind::table, 2, 0x1000, {}, host->memory_type(6)) == no_such_field);
+    CHECK(error(kind::leaf, 2, 0x20'0000, {}, host->sub_page_write) == no_such_field);
+    CHECK(error(kind::table, 4, 0x1000, {}, host->dirty) == no_such_field);
+    CHECK(error(kind::leaf, 1, 0x1000, {}, host->page_size) == no_such_field);
+    for (unsigned type = 0; type < 8; ++type) {
+        const bool exists = type != 2 && type != 3 && type != 7;
+        CHECK(error(kind::leaf, 1, 0x1000, {}, host->memory_type(type)) == (exists ? none : value_not_legal));
+    }
+    // Permissions, address and what tells kinds apart are given by the other arguments.
+    CHECK(error(kind::leaf, 1, 0x1000, {.write = false}, host->write) == value_not_legal);
+    CHECK(error(kind::leaf, 1, 0x1000, {}, host->read) == value_not_legal);
+    CHECK(error(kind::leaf, 2, 0x20'0000, {}, host->page_size) == value_not_legal);
+    CHECK(error(kind::leaf, 1, 0x1000, {}, host->address(1, 0x2000)) == value_not_legal);
+    CHECK(error(kind::leaf, 1, 0x1000, {}, field_values(at(45), leaf_at(1))) == value_not_legal);
+    // What is wrong without them comes first.
+    CHECK(error(kind::leaf, 4, 0x1000, {}, host->memory_type(2)) == no_such_entry);
+    CHECK(error(kind::none, 1, 0, {}, host->memory_type(2)) == no_such_entry);
+    CHECK(error(kind::run, 1, 0, {}, {}) == no_such_entry);
+    CHECK(error(kind::leaf, 1, 0x1800, {}, host->memory_type(2)) == address_misaligned);
+    CHECK(error(kind::leaf, 1, at(39), {}, host->memory_type(2)) == address_too_wide);
+    CHECK(error(kind::leaf, 1, 0x1000, {.read = false}, host->memory_type(2)) == permission_not_offered);
+    CHECK(error(kind::leaf, 1, 0x1000, nothing, host->memory_type(6)) == permission_not_offered);
+
+    static constexpr auto x86 = shadow<shadow_features{.protection_keys = true, .encryption_bit = 51}>;
+    CHECK(made(encode(kind::leaf, 2, 0x20'0000, {}, x86, x86->pat_large | x86->global | x86->encryption)) ==
+          (0x20'1187 | at(51)));
+    CHECK(made(encode(kind::leaf, 1, 0x1000, {.write = false}, x86, x86->protection_key(9) | x86->pat)) ==
+          (0x1085 | std::uint64_t{9} << 59));
+    CHECK(made(encode(kind::table, 2, 0x1000, {}, x86, x86->encryption)) == (0x1007 | at(51)));
+    CHECK(encode(kind::leaf, 1, 0x1000, {}, x86, x86->pat_large).error == no_such_field);
+    CHECK(encode(kind::leaf, 2, 0x20'0000, {}, x86, x86->pat).error == no_such_field);
+    CHECK(encode(kind::leaf, 1, 0x1000, {}, x86, x86->present).error == value_not_legal);
+    CHECK(encode(kind::leaf, 1, 0x1000, {}, x86, x86->execute_disable).error == value_not_legal);
+}
+
 TEST_CASE("present: bit 0 in ordinary and nested paging; any permission in EPT")
 {
     const auto x86 = format_for(shadow_features{});
@@ -271,15 +429,15 @@ TEST_CASE("young and dirty: one bit each, where the format has it")
     const auto x86 = format_for(shadow_features{});
     const auto hardware = format_for(ept_features{});
     const auto software = format_for(ept_features{.accessed_dirty = false, .software_accessed = 63});
-    using constant = ept<ept_features{}>;
+    constexpr auto constant = ept<ept_features{}>;
     for (unsigned index = 0; index < 64; ++index) {
         CAPTURE(index);
         CHECK(young(at(index), x86) == (index == 5));
         CHECK(dirty(at(index), x86) == (index == 6));
         CHECK(young(at(index), hardware) == (index == 8));
         CHECK(dirty(at(index), hardware) == (index == 9));
-        CHECK(young(at(index), constant{}) == (index == 8));
-        CHECK(dirty(at(index), constant{}) == (index == 9));
+        CHECK(young(at(index), constant) == (index == 8));
+        CHECK(dirty(at(index), constant) == (index == 9));
         CHECK(young(at(index), software) == (index == 63));
         CHECK(young(~at(index), x86) == (index != 5));
     }
@@ -293,15 +451,21 @@ TEST_CASE("young and dirty: one bit each, where the format has it")
 TEST_CASE("kind_of: bit 7, where large pages are")
 {
     const auto check = [](const auto& format, unsigned large_levels) {  // bit n: large pages at level n
-        for (unsigned level = 2; level <= 6; ++level) {
+        const std::uint64_t p = format->present_mask();
+        const unsigned levels = format->shape().levels;
+        for (unsigned level = 2; level <= levels; ++level) {
             CAPTURE(level);
             const bool large = (large_levels >> level & 1) != 0;
             CHECK(kind_of(all_bits, level, format) == (large ? kind::leaf : kind::table));
-            CHECK(kind_of(at(7), level, format) == (large ? kind::leaf : kind::table));
+            CHECK(kind_of(at(7) | p, level, format) == (large ? kind::leaf : kind::table));
             CHECK(kind_of(~at(7), level, format) == kind::table);
+            CHECK(kind_of(p, level, format) == kind::table);
         }
         CHECK(kind_of(all_bits, 1, format) == kind::leaf);
-        CHECK(kind_of(0, 1, format) == kind::leaf);
+        CHECK(kind_of(~at(7), 1, format) == kind::leaf);
+        CHECK(kind_of(p, 1, format) == kind::leaf);
+        for (const unsigned level : {0U, levels + 1, 6U, 7U, ~0U})
+            CHECK(kind_of(all_bits, level, format) == kind::none);
     };
     check(format_for(shadow_features{}), 0b1100);
     check(format_for(shadow_features{.levels = 5}), 0b1100);
@@ -314,7 +478,110 @@ TEST_CASE("kind_of: bit 7, where large pages are")
     check(format_for(ept_features{.levels = 5, .large_pages = false}), 0b1000);
     check(format_for(ept_features{.gigabyte_pages = false}), 0b0100);
     check(format_for(ept_features{.large_pages = false, .gigabyte_pages = false}), 0);
-    check(ept<ept_features{}>{}, 0b1100);
+    check(ept<ept_features{}>, 0b1100);
+    check(shadow<shadow_features{.levels = 2}>, 0b0100);
+}
+
+// x86: P = 0, "all other bits are ignored". EPT: bits 2:0 all 0, with mode-based execute bit 10 too.
+TEST_CASE("an absent entry is of no kind, at no level, whatever its other bits")
+{
+    const auto check = [](const auto& format, std::uint64_t present_bits) {
+        REQUIRE(format->present_mask() == present_bits);
+        const layout& none = format->layout_at(1, kind::none);
+        for (unsigned level = 0; level <= 8; ++level) {
+            CAPTURE(level);
+            const auto absent_one = [&](std::uint64_t entry) {
+                CAPTURE(manual::hex(entry));
+                CHECK_FALSE(present(entry, format));
+                CHECK(kind_of(entry, level, format) == kind::none);
+                CHECK(&layout_of(entry, level, format) == &none);
+                CHECK(address_of(entry, level, format) == 0);
+                CHECK(permissions_of(entry, level, format) == nothing);
+                const bool exists = level >= 1 && level <= format->shape().levels;
+                CHECK(diagnose(entry, level, format).broken == (exists ? rule::none : rule::no_such_level));
+            };
+            for (const std::uint64_t entry : {std::uint64_t{0}, all_bits, std::uint64_t{0x6053'38e0},
+                                              std::uint64_t{0x5555'5555'5555'5555}, at(7), at(63) | at(7)}) {
+                absent_one(entry & ~present_bits);
+            }
+            for (unsigned index = 0; index < 64; ++index) {
+                if ((present_bits & at(index)) != 0) continue;
+                absent_one(at(index));
+                absent_one(~present_bits & ~at(index));
+            }
+        }
+        for (unsigned level = 1; level <= format->shape().levels; ++level) {
+            for (unsigned index = 0; index < 64; ++index) {
+                if ((present_bits & at(index)) != 0) CHECK(kind_of(at(index), level, format) != kind::none);
+            }
+        }
+        CHECK((none.mask(role::fixed) & present_bits) == present_bits);
+        CHECK((none.value & present_bits) == 0);
+    };
+    for (const unsigned levels : {2U, 3U, 4U, 5U}) {
+        check(format_for(shadow_features{.levels = levels}), 1);
+        check(format_for(npt_features{.levels = levels, .guest_mode_execute_trap = levels > 3}), 1);
+    }
+    check(format_for(ept_features{}), 7);
+    check(format_for(ept_features{.levels = 5, .large_pages = false, .memory_bits = 40}), 7);
+    check(format_for(ept_features{.execute_only = false, .suppress_ve = true}), 7);
+    check(format_for(ept_features{.levels = 5, .mode_based_execute = true, .suppress_ve = true}), 0x407);
+    check(ept<ept_features{.mode_based_execute = true}>, 0x407);
+    check(shadow<shadow_features{.levels = 3}>, 1);
+}
+
+// Intel SDM volume 3, "Convertible EPT Violations": bit 63 of an EPT entry that is not present decides as
+// that of a leaf does.
+TEST_CASE("check_absent: EPT-violation #VE must be suppressed in absent entries")
+{
+    const auto format = format_for(ept_features{.suppress_ve = true});
+    const layout& none = format->layout_at(1, kind::none);
+    CHECK(none.mask(role::written) == at(63));
+    CHECK(none.value == at(63));
+    CHECK(format->empty() == at(63));
+    CHECK(ept<ept_features{.suppress_ve = true}>->empty() == at(63));
+    CHECK(check_absent(at(63), format) == absent_error::none);
+    CHECK(check_absent(0, format) == absent_error::bits_not_written);
+    CHECK(check_absent(at(63) | 1, format) == absent_error::looks_present);
+    CHECK(check_absent(1, format) == absent_error::looks_present);
+    for (unsigned index = 3; index < 63; ++index) {
+        CAPTURE(index);
+        CHECK(check_absent(at(63) | at(index), format) == absent_error::none);
+        CHECK(check_absent(at(index), format) == absent_error::bits_not_written);
+    }
+    const auto plain = format_for(ept_features{});
+    CHECK(plain->empty() == 0);
+    CHECK(plain->layout_at(1, kind::none).mask(role::written) == 0);
+    CHECK(check_absent(0, plain) == absent_error::none);
+    CHECK(check_absent(0x4a0, plain) == absent_error::none);
+    CHECK(check_absent(0x4a0, format_for(ept_features{.mode_based_execute = true})) == absent_error::looks_present);
+}
+
+TEST_CASE("check_absent: where a CPU has L1TF, no absent entry points into memory")
+{
+    const auto check = [](const auto& format, std::uint64_t written) {
+        CHECK(format->memory_bits() == 36);
+        CHECK(check_absent(format->empty(), format) == absent_error::none);
+        for (unsigned index = 11; index < 63; ++index) {
+            CAPTURE(index);
+            const bool into = index >= 12 && index < 36;
+            CHECK(check_absent(written | at(index), format) ==
+                  (into ? absent_error::points_into_memory : absent_error::none));
+            CHECK(check_absent(written | at(index) | at(36), format) == absent_error::none);
+        }
+        CHECK(check_absent(written | 0x0000'000f'ffff'f000, format) == absent_error::points_into_memory);
+        CHECK(check_absent(written | 0x0000'0010'0000'0000, format) == absent_error::none);
+    };
+    check(format_for(shadow_features{.physical_bits = 46, .memory_bits = 36}), 0);
+    check(format_for(shadow_features{.levels = 3, .physical_bits = 46, .memory_bits = 36}), 0);
+    check(format_for(ept_features{.physical_bits = 39, .memory_bits = 36}), 0);
+    check(format_for(ept_features{.physical_bits = 39, .suppress_ve = true, .memory_bits = 36}), at(63));
+    check(shadow<shadow_features{.physical_bits = 46, .memory_bits = 36}>, 0);
+
+    // Without it they may point where they like.
+    CHECK(check_absent(0x1000, format_for(shadow_features{})) == absent_error::none);
+    CHECK(check_absent(0x1000, format_for(npt_features{})) == absent_error::none);
+    CHECK(npt<npt_features{}>->memory_bits() == 0);
 }
 
 TEST_CASE("address_of: attribute, software and encryption bits stay out of it")
@@ -539,7 +806,7 @@ TEST_CASE("reserved bits, one by one and together, in the words of diagnose")
                 CHECK(diagnose(e.entry | at(index), e.level, format) == finding{rule::reserved_bits, at(index)});
             }
             // What is not reserved may be set, bit 7 apart, which makes another kind of entry of it.
-            const std::uint64_t rest = format.layout_at(e.level, kind::leaf).all & ~(e.reserved | at(7) | 0x38);
+            const std::uint64_t rest = format->layout_at(e.level, kind::leaf).all & ~(e.reserved | at(7) | 0x38);
             CHECK(legal(e.entry | rest, e.level, format));
             if (e.reserved == 0) continue;
             CHECK(diagnose(e.entry | e.reserved, e.level, format) == finding{rule::reserved_bits, e.reserved});
@@ -583,8 +850,8 @@ TEST_CASE("reserved bits come before forbidden combinations, write before memory
 TEST_CASE("an entry that is not present breaks no rule, whatever its other bits")
 {
     const auto check = [](const auto& format, std::uint64_t present_bits) {
-        for (unsigned level = 1; level <= format.tables().levels; ++level) {
-            const std::uint64_t all = format.layout_at(level, kind::table).all;
+        for (unsigned level = 1; level <= format->shape().levels; ++level) {
+            const std::uint64_t all = format->layout_at(level, kind::table).all;
             CHECK(diagnose(all & ~present_bits, level, format) == finding{});
             for (unsigned index = 0; index < 64; ++index) {
                 if ((at(index) & all & ~present_bits) != 0) CHECK(legal(at(index), level, format));
@@ -616,17 +883,18 @@ TEST_CASE("bits that a 32-bit entry does not have")
 TEST_CASE("levels out of range are named, and nothing is read outside the tables")
 {
     const auto check = [](const auto& format) {
-        for (const unsigned level : {0U, format.tables().levels + 1, 6U, 7U, 64U, ~0U}) {
+        for (const unsigned level : {0U, format->shape().levels + 1, 6U, 7U, 64U, ~0U}) {
             CAPTURE(level);
             for (const std::uint64_t entry : {std::uint64_t{0}, std::uint64_t{7}, all_bits}) {
                 CHECK(diagnose(entry, level, format) == finding{rule::no_such_level, entry});
                 CHECK_FALSE(legal(entry, level, format));
                 CHECK(address_of(entry, level, format) == 0);
-                CHECK(kind_of(entry, level, format) == kind::table);
+                CHECK(kind_of(entry, level, format) == kind::none);
+                CHECK(permissions_of(entry, level, format) == nothing);
             }
-            for (const kind k : {kind::table, kind::leaf}) {
+            for (const kind k : manual::all_kinds) {
                 CHECK(encode(k, level, 0, {}, format).error == encode_error::no_such_entry);
-                CHECK_FALSE(format.exists(level, k));
+                CHECK_FALSE(format->exists(level, k));
             }
         }
     };

@@ -1,7 +1,5 @@
 // SPDX-License-Identifier: BSL-1.0
-#include <ptebits/ept.hpp>
-
-#include <utility>
+#include <ptebits/formats/ept.hpp>
 
 #include "manual.hpp"
 
@@ -21,7 +19,7 @@ constexpr letter<ept_fields> letters[] = {
     {'U', role::user_execute, &ept_fields::user_execute},
     {'M', role::memory_type, &ept_fields::memory_type},
     {'I', role::memory_type, &ept_fields::ignore_pat},
-    {'S', role::page_size, &ept_fields::page_size},
+    {'S', role::fixed, &ept_fields::page_size, leaves},
     {'A', role::accessed},
     {'D', role::dirty},
     {'a', role::address},
@@ -32,7 +30,10 @@ constexpr letter<ept_fields> letters[] = {
     {'E', role::attribute, &ept_fields::suppress_ve},
     {'.', role::software},
     {'0', role::reserved},
+    {'-', role::fixed},                     // clear in absent entries
+    {'1', role::written, nullptr, absent},  // and set in them
 };
+static_assert(manual::names_all(letters));
 
 // Intel SDM volume 3, "VMX Support for Address Translation", the tables "Format of an EPT ...
 // Entry". Drawn for 52 address bits, with accessed and dirty bits, no other feature beyond large pages.
@@ -106,7 +107,18 @@ constexpr setting<ept_features, 5> settings[] = {
     {"EPT-violation #VE", {.suppress_ve = true}, four_levels, {
     {"3",   kind::leaf,  "E... .... .... aaaa aaaa aaaa aaaa aaaa aa00 0000 0000 0000 0000 ..DA SIMM MXWR"},
     {"2",   kind::leaf,  "E... .... .... aaaa aaaa aaaa aaaa aaaa aaaa aaaa aaa0 0000 0000 ..DA SIMM MXWR"},
-    {"1",   kind::leaf,  "E... .... .... aaaa aaaa aaaa aaaa aaaa aaaa aaaa aaaa aaaa aaaa ..DA .IMM MXWR"}}},
+    {"1",   kind::leaf,  "E... .... .... aaaa aaaa aaaa aaaa aaaa aaaa aaaa aaaa aaaa aaaa ..DA .IMM MXWR"},
+    {"",    kind::none,  "1... .... .... .... .... .... .... .... .... .... .... .... .... .... .... .---"}}},
+    {"L1TF: absent entries have an address", {.memory_bits = 36}, four_levels, {
+    {"",    kind::none,  ".... .... .... aaaa aaaa aaaa aaaa aaaa aaaa aaaa aaaa aaaa aaaa .... .... .---"}}},
+    {"L1TF, mode-based execute, EPT-violation #VE", {.mode_based_execute = true, .suppress_ve = true,
+                                                     .memory_bits = 51}, four_levels, {
+    {"4",   kind::table, ".... .... .... aaaa aaaa aaaa aaaa aaaa aaaa aaaa aaaa aaaa aaaa .U.A 0000 0XWR"},
+    {"23",  kind::table, ".... .... .... aaaa aaaa aaaa aaaa aaaa aaaa aaaa aaaa aaaa aaaa .U.A S000 0XWR"},
+    {"3",   kind::leaf,  "E... .... .... aaaa aaaa aaaa aaaa aaaa aa00 0000 0000 0000 0000 .UDA SIMM MXWR"},
+    {"2",   kind::leaf,  "E... .... .... aaaa aaaa aaaa aaaa aaaa aaaa aaaa aaa0 0000 0000 .UDA SIMM MXWR"},
+    {"1",   kind::leaf,  "E... .... .... aaaa aaaa aaaa aaaa aaaa aaaa aaaa aaaa aaaa aaaa .UDA .IMM MXWR"},
+    {"",    kind::none,  "1... .... .... aaaa aaaa aaaa aaaa aaaa aaaa aaaa aaaa aaaa aaaa .-.. .... .---"}}},
     {"36 address bits", {.physical_bits = 36}, four_levels, {
     {"4",   kind::table, ".... .... .... 0000 0000 0000 0000 aaaa aaaa aaaa aaaa aaaa aaaa ...A 0000 0XWR"},
     {"23",  kind::table, ".... .... .... 0000 0000 0000 0000 aaaa aaaa aaaa aaaa aaaa aaaa ...A S000 0XWR"},
@@ -114,7 +126,8 @@ constexpr setting<ept_features, 5> settings[] = {
     {"2",   kind::leaf,  ".... .... .... 0000 0000 0000 0000 aaaa aaaa aaaa aaa0 0000 0000 ..DA SIMM MXWR"},
     {"1",   kind::leaf,  ".... .... .... 0000 0000 0000 0000 aaaa aaaa aaaa aaaa aaaa aaaa ..DA .IMM MXWR"}}},
     {"all features", {.levels = 5, .mode_based_execute = true, .verify_guest_paging = true, .paging_write = true,
-                      .supervisor_shadow_stack = true, .sub_page_write = true, .suppress_ve = true}, everything},
+                      .supervisor_shadow_stack = true, .sub_page_write = true, .suppress_ve = true}, everything, {
+    {"",    kind::none,  "1... .... .... .... .... .... .... .... .... .... .... .... .... .-.. .... .---"}}},
     {"no features", {.accessed_dirty = false, .execute_only = false, .large_pages = false, .gigabyte_pages = false},
                     four_levels, {
     {"234", kind::table, ".... .... .... aaaa aaaa aaaa aaaa aaaa aaaa aaaa aaaa aaaa aaaa .... 0000 0XWR"},
@@ -123,21 +136,17 @@ constexpr setting<ept_features, 5> settings[] = {
 };
 // clang-format on
 
-template <class Static>
-void check_names(const ept_fields& f)
+static_assert(entry_format<std::remove_const_t<decltype(ept<ept_features{}>)>>);
+static_assert(entry_format<runtime_format<ept_description>>);
+static_assert(well_formed(ept<ept_features{}>) && well_formed(ept<ept_features{.accessed_dirty = false}>));
+static_assert(well_formed(ept<ept_features{.accessed_dirty = false, .software_accessed = 63}>));
+
+constexpr const letter<ept_fields>* letter_of(char sign)
 {
-    CHECK(Static::read == f.read);
-    CHECK(Static::write == f.write);
-    CHECK(Static::execute == f.execute);
-    CHECK(Static::memory_type == f.memory_type);
-    CHECK(Static::ignore_pat == f.ignore_pat);
-    CHECK(Static::page_size == f.page_size);
-    CHECK(Static::user_execute == f.user_execute);
-    CHECK(Static::verify_guest_paging == f.verify_guest_paging);
-    CHECK(Static::paging_write == f.paging_write);
-    CHECK(Static::supervisor_shadow_stack == f.supervisor_shadow_stack);
-    CHECK(Static::sub_page_write == f.sub_page_write);
-    CHECK(Static::suppress_ve == f.suppress_ve);
+    for (const auto& l : letters) {
+        if (l.sign == sign) return &l;
+    }
+    return nullptr;
 }
 
 // A letter's role where features are off.
@@ -161,15 +170,13 @@ role role_of(char sign, unsigned level, const ept_features& f)
     case 'E':
         return f.suppress_ve ? role::attribute : role::software;
     case 'S':
-        return (level == 2 ? f.large_pages : f.gigabyte_pages) ? role::page_size : role::reserved;
+        return (level == 2 ? f.large_pages : f.gigabyte_pages) ? role::fixed : role::reserved;
     default:
         break;
     }
-    for (const auto& l : letters) {
-        if (l.sign == sign) return l.is;
-    }
-    FAIL("a letter without meaning");
-    return role::none;
+    const letter<ept_fields>* const found = letter_of(sign);
+    REQUIRE(found != nullptr);
+    return found->is;
 }
 
 // EPT entries under any features without a defect.
@@ -186,17 +193,29 @@ public:
 
     [[nodiscard]] expected entry(unsigned level, kind k, const ept_features& f) const
     {
-        const std::vector<part>& parts = entries_[level][static_cast<unsigned>(k)];
+        if (k == kind::none) {
+            expected e = manual::absent_entry(64, f.mode_based_execute ? 0x407 : 0x7);
+            if (f.suppress_ve) {
+                e.value = 0x8000'0000'0000'0000;
+                e.move(e.value, role::written);
+            }
+            if (f.memory_bits != 0) {
+                e.address = ones(f.physical_bits - 1, 12);
+                e.move(e.address, role::address);
+            }
+            return e;
+        }
         const bool too_large = k == kind::leaf && ((level == 2 && !f.large_pages) || (level == 3 && !f.gigabyte_pages));
-        if (parts.empty() || level > f.levels || too_large) return manual::absent(64);
+        if (level < 1 || level > f.levels || too_large) return manual::no_entry(64);
+        const std::vector<part>& parts = entries_[level][static_cast<unsigned>(k)];
+        if (parts.empty()) return manual::no_entry(64);
         expected e{.exists = true};
         for (const part& p : parts) {
-            e.add(role_of(p.sign, level, f), p.bits);
-            if (p.sign == 'a') e.move(p.bits & ~std::uint64_t{0} << f.physical_bits, role::reserved);
+            const std::uint64_t above = p.sign == 'a' ? p.bits & ~std::uint64_t{0} << f.physical_bits : 0;
+            e.add(*letter_of(p.sign), role_of(p.sign, level, f), p.bits & ~above, entries(level, k));
+            e.add(role::reserved, above);
         }
-        if (k == kind::leaf && f.software_accessed.given) {
-            e.move(std::uint64_t{1} << f.software_accessed.index, role::accessed);
-        }
+        if (k == kind::leaf && f.software_accessed.given) e.move(f.software_accessed.bits().mask(), role::accessed);
         return e;
     }
 
@@ -205,9 +224,10 @@ public:
         manual::defects all;
         all.add_if(f.physical_bits < 32 || f.physical_bits > 52, defect::physical_bits);
         all.add_if(f.levels != 4 && f.levels != 5, defect::levels);
+        all.add_if(f.memory_bits >= f.physical_bits, defect::memory_bits);
         if (f.software_accessed.given) {
             all.add_if(f.accessed_dirty, defect::two_accessed_bits);
-            all.add_if(!ignored_in_leaves(f.software_accessed.index, f), defect::software_bit_in_use);
+            all.add_if(!ignored_in_leaves(f.software_accessed.low, f), defect::software_bit_in_use);
         }
         return all;
     }
@@ -216,16 +236,16 @@ public:
     {
         const auto format = format_for(f);
         const manual::defects bad = wrong(f);
-        if (bad.empty() != (format.wrong().what == defect::none)) return "wrong() is not what it should be";
-        if (find_flaw(format).what != format.wrong().what) return "find_flaw() and wrong() differ";
+        if (bad.empty() != (format->wrong().what == defect::none)) return "wrong() is not what it should be";
+        if (find_flaw(format).what != format->wrong().what) return "find_flaw() and wrong() differ";
         if (!bad.empty()) {
-            if (!bad.contains(format.wrong().what)) return "wrong() names another defect";
+            if (!bad.contains(format->wrong().what)) return "wrong() names another defect";
             return manual::inert(format, 64) ? "" : "a format with a defect still describes entries";
         }
         for (unsigned level = 0; level <= 7; ++level) {
-            for (const kind k : {kind::table, kind::leaf}) {
-                const expected e = level >= 1 && level <= 5 ? entry(level, k, f) : manual::absent(64);
-                if (std::string found = manual::difference(format, level, k, e); !found.empty()) return found;
+            for (const kind k : manual::all_kinds) {
+                std::string found = manual::difference(format, level, k, entry(level, k, f));
+                if (!found.empty()) return found;
             }
         }
         return {};
@@ -262,28 +282,14 @@ private:
         }
     }
 
-    std::vector<part> entries_[6][2];
+    std::vector<part> entries_[6][kind_count];
 };
 
 }  // namespace
 
-TEST_CASE("EPT entries are as the manual draws them, as a type and at run time")
+TEST_CASE("EPT entries are as the manual draws them, as a constant and at run time")
 {
-    const auto check = [](auto index) {
-        constexpr auto& s = settings[index];
-        CAPTURE(s.words);
-        const auto found = format_for(s.features);
-        using constant = ept<s.features>;
-        REQUIRE(found.wrong().what == defect::none);
-        CHECK(manual::difference(found, s, letters) == "");
-        CHECK(manual::difference(constant{}, s, letters) == "");
-        CHECK(manual::difference_of(found, constant{}) == "");
-        check_names<constant>(found.fields());
-        CHECK(well_formed<constant>);
-    };
-    [&]<std::size_t... Index>(std::index_sequence<Index...>) {
-        (check(std::integral_constant<std::size_t, Index>{}), ...);
-    }(std::make_index_sequence<std::size(settings)>{});
+    manual::check_settings<settings>(letters);
 }
 
 // Intel SDM volume 3, "VMX Support for Address Translation": bits 51:M are reserved, for M = MAXPHYADDR,
@@ -324,59 +330,59 @@ TEST_CASE("address and reserved masks for the widths of real CPUs")
     for (const masks_at& m : all) {
         CAPTURE(m.physical_bits);
         const auto f = format_for(ept_features{.physical_bits = m.physical_bits});
-        CHECK(f.address_mask(1, kind::leaf) == m.page);
-        CHECK(f.address_mask(2, kind::leaf) == m.large);
-        CHECK(f.address_mask(3, kind::leaf) == m.huge);
-        CHECK(f.reserved_mask(1, kind::leaf) == m.page_rest);
-        CHECK(f.reserved_mask(2, kind::leaf) == m.large_rest);
-        CHECK(f.reserved_mask(3, kind::leaf) == m.huge_rest);
-        CHECK(f.reserved_mask(2, kind::table) == m.table_rest);
-        CHECK(f.reserved_mask(3, kind::table) == m.table_rest);
-        CHECK(f.reserved_mask(4, kind::table) == m.top_rest);
-        for (unsigned level = 2; level <= 4; ++level) CHECK(f.address_mask(level, kind::table) == m.page);
+        CHECK(f->address_mask(1, kind::leaf) == m.page);
+        CHECK(f->address_mask(2, kind::leaf) == m.large);
+        CHECK(f->address_mask(3, kind::leaf) == m.huge);
+        CHECK(f->reserved_mask(1, kind::leaf) == m.page_rest);
+        CHECK(f->reserved_mask(2, kind::leaf) == m.large_rest);
+        CHECK(f->reserved_mask(3, kind::leaf) == m.huge_rest);
+        CHECK(f->reserved_mask(2, kind::table) == m.table_rest);
+        CHECK(f->reserved_mask(3, kind::table) == m.table_rest);
+        CHECK(f->reserved_mask(4, kind::table) == m.top_rest);
+        for (unsigned level = 2; level <= 4; ++level) CHECK(f->address_mask(level, kind::table) == m.page);
     }
 }
 
 TEST_CASE("masks of the named fields, present and ignored bits")
 {
-    using all = ept<ept_features{.mode_based_execute = true,
-                                 .verify_guest_paging = true,
-                                 .paging_write = true,
-                                 .supervisor_shadow_stack = true,
-                                 .sub_page_write = true,
-                                 .suppress_ve = true}>;
-    CHECK(all::read.mask() == 0x0000'0000'0000'0001);
-    CHECK(all::write.mask() == 0x0000'0000'0000'0002);
-    CHECK(all::execute.mask() == 0x0000'0000'0000'0004);
-    CHECK(all::memory_type.mask() == 0x0000'0000'0000'0038);
-    CHECK(all::ignore_pat.mask() == 0x0000'0000'0000'0040);
-    CHECK(all::page_size.mask() == 0x0000'0000'0000'0080);
-    CHECK(all::accessed.mask() == 0x0000'0000'0000'0100);
-    CHECK(all::dirty.mask() == 0x0000'0000'0000'0200);
-    CHECK(all::user_execute.mask() == 0x0000'0000'0000'0400);
-    CHECK(all::verify_guest_paging.mask() == 0x0200'0000'0000'0000);
-    CHECK(all::paging_write.mask() == 0x0400'0000'0000'0000);
-    CHECK(all::supervisor_shadow_stack.mask() == 0x1000'0000'0000'0000);
-    CHECK(all::sub_page_write.mask() == 0x2000'0000'0000'0000);
-    CHECK(all::suppress_ve.mask() == 0x8000'0000'0000'0000);
-    CHECK(all::present_mask() == 0x407);
-    CHECK(all::software_mask(1, kind::leaf) == 0x49f0'0000'0000'0880);
-    CHECK(all::software_mask(2, kind::leaf) == 0x69f0'0000'0000'0800);
-    CHECK(all::software_mask(3, kind::leaf) == 0x69f0'0000'0000'0800);
-    CHECK(all::software_mask(4, kind::table) == 0xfff0'0000'0000'0a00);
+    constexpr auto all = ept<ept_features{.mode_based_execute = true,
+                                          .verify_guest_paging = true,
+                                          .paging_write = true,
+                                          .supervisor_shadow_stack = true,
+                                          .sub_page_write = true,
+                                          .suppress_ve = true}>;
+    CHECK(all->read.mask() == 0x0000'0000'0000'0001);
+    CHECK(all->write.mask() == 0x0000'0000'0000'0002);
+    CHECK(all->execute.mask() == 0x0000'0000'0000'0004);
+    CHECK(all->memory_type.mask() == 0x0000'0000'0000'0038);
+    CHECK(all->ignore_pat.mask() == 0x0000'0000'0000'0040);
+    CHECK(all->page_size.mask() == 0x0000'0000'0000'0080);
+    CHECK(all->accessed.mask() == 0x0000'0000'0000'0100);
+    CHECK(all->dirty.mask() == 0x0000'0000'0000'0200);
+    CHECK(all->user_execute.mask() == 0x0000'0000'0000'0400);
+    CHECK(all->verify_guest_paging.mask() == 0x0200'0000'0000'0000);
+    CHECK(all->paging_write.mask() == 0x0400'0000'0000'0000);
+    CHECK(all->supervisor_shadow_stack.mask() == 0x1000'0000'0000'0000);
+    CHECK(all->sub_page_write.mask() == 0x2000'0000'0000'0000);
+    CHECK(all->suppress_ve.mask() == 0x8000'0000'0000'0000);
+    CHECK(all->present_mask() == 0x407);
+    CHECK(all->software_mask(1, kind::leaf) == 0x49f0'0000'0000'0880);
+    CHECK(all->software_mask(2, kind::leaf) == 0x69f0'0000'0000'0800);
+    CHECK(all->software_mask(3, kind::leaf) == 0x69f0'0000'0000'0800);
+    CHECK(all->software_mask(4, kind::table) == 0xfff0'0000'0000'0a00);
 
-    using plain = ept<ept_features{}>;
-    CHECK(plain::present_mask() == 0x7);
-    CHECK(plain::software_mask(1, kind::leaf) == 0xfff0'0000'0000'0c80);
-    CHECK(plain::software_mask(2, kind::leaf) == 0xfff0'0000'0000'0c00);
-    CHECK(plain::software_mask(3, kind::leaf) == 0xfff0'0000'0000'0c00);
-    CHECK(plain::software_mask(2, kind::table) == 0xfff0'0000'0000'0e00);
-    CHECK(plain::software_mask(3, kind::table) == 0xfff0'0000'0000'0e00);
-    CHECK(plain::software_mask(4, kind::table) == 0xfff0'0000'0000'0e00);
+    constexpr auto plain = ept<ept_features{}>;
+    CHECK(plain->present_mask() == 0x7);
+    CHECK(plain->software_mask(1, kind::leaf) == 0xfff0'0000'0000'0c80);
+    CHECK(plain->software_mask(2, kind::leaf) == 0xfff0'0000'0000'0c00);
+    CHECK(plain->software_mask(3, kind::leaf) == 0xfff0'0000'0000'0c00);
+    CHECK(plain->software_mask(2, kind::table) == 0xfff0'0000'0000'0e00);
+    CHECK(plain->software_mask(3, kind::table) == 0xfff0'0000'0000'0e00);
+    CHECK(plain->software_mask(4, kind::table) == 0xfff0'0000'0000'0e00);
 
-    using bare = ept<ept_features{.accessed_dirty = false}>;
-    for (const field f : {bare::accessed, bare::dirty, bare::user_execute, bare::verify_guest_paging,
-                          bare::paging_write, bare::supervisor_shadow_stack, bare::sub_page_write, bare::suppress_ve}) {
+    constexpr auto bare = ept<ept_features{.accessed_dirty = false}>;
+    for (const field f : {bare->accessed, bare->dirty, bare->user_execute, bare->verify_guest_paging,
+                          bare->paging_write, bare->supervisor_shadow_stack, bare->sub_page_write, bare->suppress_ve}) {
         CHECK_FALSE(f.exists());
     }
 }
@@ -384,7 +390,8 @@ TEST_CASE("masks of the named fields, present and ignored bits")
 TEST_CASE("shape of the tables")
 {
     for (const unsigned levels : {4U, 5U}) {
-        const shape t = format_for(ept_features{.levels = levels}).tables();
+        const auto format = format_for(ept_features{.levels = levels});
+        const shape& t = format->shape();
         CHECK(t.levels == levels);
         CHECK(t.entry_bits == 64);
         CHECK(t.page_shift(1) == 12);
@@ -393,6 +400,7 @@ TEST_CASE("shape of the tables")
         CHECK(t.index_bits_at(1) == 9);
         CHECK(t.index_bits_at(levels) == 9);
         CHECK(t.address_bits() == (levels == 4 ? 48 : 57));
+        CHECK(t.above == extension::zeros);
     }
 }
 
@@ -416,7 +424,8 @@ TEST_CASE("all combinations of features, with each place of a software accessed 
                                      .supervisor_shadow_stack = (on & 128) != 0,
                                      .sub_page_write = (on & 256) != 0,
                                      .suppress_ve = (on & 512) != 0,
-                                     .software_accessed = a < 65 ? optional_bit(a) : optional_bit()};
+                                     .software_accessed = a < 65 ? optional_bits(a) : optional_bits(),
+                                     .memory_bits = on % 3 == 0 ? 31U : 0U};
                 CAPTURE(levels);
                 CAPTURE(f.physical_bits);
                 CAPTURE(on);
@@ -431,15 +440,18 @@ TEST_CASE("the accessed bit is the hardware's, software's, or none")
 {
     for (unsigned index = 0; index < 64; ++index) {
         const auto f = format_for(ept_features{.accessed_dirty = false, .software_accessed = index});
-        if (f.wrong().what != defect::none) continue;
+        if (f->wrong().what != defect::none) continue;
         CAPTURE(index);
-        CHECK(f.accessed.mask() == std::uint64_t{1} << index);
-        CHECK(f.accessed.shift() == index);
-        CHECK_FALSE(f.dirty.exists());
+        CHECK(f->accessed.mask() == std::uint64_t{1} << index);
+        CHECK(f->accessed.shift() == index);
+        CHECK_FALSE(f->dirty.exists());
     }
-    CHECK(format_for(ept_features{}).accessed.shift() == 8);
-    CHECK(format_for(ept_features{}).dirty.shift() == 9);
-    CHECK_FALSE(format_for(ept_features{.accessed_dirty = false}).accessed.exists());
+    CHECK(ept<ept_features{}>->accessed_by() == accessed_setter::hardware);
+    CHECK(ept<ept_features{.accessed_dirty = false}>->accessed_by() == accessed_setter::nobody);
+    CHECK(ept<ept_features{.accessed_dirty = false, .software_accessed = 8}>->accessed_by() == accessed_setter::nobody);
+    CHECK(format_for(ept_features{})->accessed.shift() == 8);
+    CHECK(format_for(ept_features{})->dirty.shift() == 9);
+    CHECK_FALSE(format_for(ept_features{.accessed_dirty = false})->accessed.exists());
 }
 
 TEST_CASE("levels and widths that no CPU has are named as the defect")
@@ -447,16 +459,25 @@ TEST_CASE("levels and widths that no CPU has are named as the defect")
     const ept_manual manual;
     for (const unsigned levels : {0U, 1U, 2U, 3U, 4U, 5U, 6U, 7U, 64U, ~0U}) {
         for (const unsigned physical_bits : {0U, 1U, 12U, 31U, 32U, 33U, 51U, 52U, 53U, 63U, 64U, 65U, ~0U}) {
-            for (const optional_bit a : {optional_bit(), optional_bit(62), optional_bit(3), optional_bit(~0U)}) {
-                for (const bool hardware : {false, true}) {
+            for (const optional_bits a : {optional_bits(), optional_bits(62), optional_bits(3), optional_bits(~0U)}) {
+                for (unsigned n = 0; n < 8; ++n) {
+                    constexpr unsigned ends[] = {0, 31, 52, ~0U};
                     CAPTURE(levels);
                     CAPTURE(physical_bits);
+                    CAPTURE(n);
                     CHECK(manual.compare({.levels = levels,
                                           .physical_bits = physical_bits,
-                                          .accessed_dirty = hardware,
-                                          .software_accessed = a}) == "");
+                                          .accessed_dirty = n % 2 != 0,
+                                          .software_accessed = a,
+                                          .memory_bits = ends[n / 2]}) == "");
                 }
             }
         }
     }
+}
+
+TEST_CASE("execution in user mode is apart with mode-based execute")
+{
+    CHECK_FALSE(ept<ept_features{}>->modes_apart());
+    CHECK(ept<ept_features{.mode_based_execute = true}>->modes_apart());
 }

@@ -8,6 +8,10 @@
 using namespace ptebits;
 using manual::constant_expression;
 
+static_assert(ones(63, 0) == ~std::uint64_t{0} && ones(3, 4) == 0 && ones(64, 63) == std::uint64_t{1} << 63);
+static_assert(bits(5, 3).mask() == 0x38 && bits(5, 3).shift() == 3 && bits(5, 3).width() == 3);
+static_assert(!bit(64) && !field{}.exists());
+
 namespace {
 
 // Bit by bit, to hold the library's arithmetic against.
@@ -193,4 +197,19 @@ TEST_CASE("several_bits: none and one are not several, any two are")
             CHECK(several_bits(std::uint64_t{1} << a | std::uint64_t{1} << b) == (a != b));
         }
     }
+}
+
+TEST_CASE("one_bit: neither none nor two; only_shift asks for it")
+{
+    CHECK_FALSE(one_bit(0));
+    CHECK_FALSE(one_bit(~std::uint64_t{0}));
+    for (unsigned a = 0; a < 64; ++a) {
+        for (unsigned b = 0; b < 64; ++b) {
+            CHECK(one_bit(std::uint64_t{1} << a | std::uint64_t{1} << b) == (a == b));
+        }
+        CHECK(bit(a).only_shift() == a);
+    }
+    CHECK(constant_expression<[] { return bit(63).only_shift(); }>);
+    CHECK_FALSE(constant_expression<[] { return field{}.only_shift(); }>);
+    CHECK_FALSE(constant_expression<[] { return bits(1, 0).only_shift(); }>);
 }

@@ -161,7 +161,7 @@ TEST_CASE("features come from the header")
     CHECK(std::get<npt_features>(npt).levels == 5);
     CHECK(std::get<npt_features>(npt).physical_bits == 48);
     CHECK(std::get<npt_features>(npt).execute_disable);
-    CHECK(std::get<npt_features>(npt).encryption_bit == optional_bit(47));
+    CHECK(std::get<npt_features>(npt).encryption_bit == optional_bits(47));
 
     const std::string ept = "# format=ept levels=4 maxphyaddr=39 root=1000 tables=1 c_bit=none eptp=";
     CHECK(std::get<ept_features>(ptimg::parse("F", ept + "105e\n").features).accessed_dirty);

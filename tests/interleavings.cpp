@@ -11,9 +11,9 @@ using namespace ptebits;
 
 namespace {
 
-using host = ept<ept_features{}>;
-using no_ad = ept<ept_features{.accessed_dirty = false}>;
-constexpr access_tracking<no_ad, 54> tracking{};
+constexpr auto host = ept<ept_features{}>;
+constexpr auto no_ad = ept<ept_features{.accessed_dirty = false}>;
+constexpr auto tracking = track_accesses<54>(no_ad);
 
 constexpr std::uint64_t page = 0x1030;
 constexpr std::uint64_t rwx = 0x7;
@@ -71,8 +71,8 @@ exploration age_harvest_and_write(std::uint64_t before)
             s = {};
             s.slot = before;
         },
-        {[&](turnstile& t) { s.young += age(s.slot, host{}, Access(t)); },
-         [&](turnstile& t) { s.harvested += harvest_dirty(s.slot, host{}, Access(t)); },
+        {[&](turnstile& t) { s.young += age(s.slot, host, Access(t)); },
+         [&](turnstile& t) { s.harvested += harvest_dirty(s.slot, host, Access(t)); },
          [&](turnstile& t) { s.mmu.access(s.slot, true, stepping_access(t)); }},
         [&] { return conserved(s, before) && s.mmu.wrote && (s.slot & ~(a | d)) == (page | rwx); });
 }
@@ -98,7 +98,7 @@ TEST_CASE("two reclaimers and a read: one of them finds each A")
 {
     shared s;
     const std::uint64_t before = page | rwx | a;
-    const auto age_it = [&](turnstile& t) { s.young += age(s.slot, host{}, stepping_access(t)); };
+    const auto age_it = [&](turnstile& t) { s.young += age(s.slot, host, stepping_access(t)); };
     const exploration e = explore(
         [&] {
             s = {};
@@ -119,9 +119,9 @@ TEST_CASE("unmapping returns the D of every write that got through, and mark_acc
             s = {};
             s.slot = before;
         },
-        {[&](turnstile& t) { s.unmapped = unmap(s.slot, host{}, 0, stepping_access(t)); },
+        {[&](turnstile& t) { s.unmapped = unmap(s.slot, host, 0, stepping_access(t)); },
          [&](turnstile& t) { s.mmu.access(s.slot, true, stepping_access(t)); },
-         [&](turnstile& t) { mark_accessed(s.slot, host{}, stepping_access(t)); }},
+         [&](turnstile& t) { mark_accessed(s.slot, host, stepping_access(t)); }},
         [&] { return s.slot == 0 && s.mmu.wrote == ((s.unmapped & d) != 0) && (s.unmapped & ~(a | d)) == before; });
     CHECK(e.orders > 10);
     CHECK(e.violations == 0);
@@ -135,7 +135,7 @@ TEST_CASE("the explorer finds a D lost by unmapping with a load and a store")
             s = {};
             s.slot = page | rwx;
         },
-        {[&](turnstile& t) { s.unmapped = unmap(s.slot, host{}, 0, torn_access(t)); },
+        {[&](turnstile& t) { s.unmapped = unmap(s.slot, host, 0, torn_access(t)); },
          [&](turnstile& t) { s.mmu.access(s.slot, true, stepping_access(t)); }},
         [&] { return s.mmu.wrote == ((s.unmapped & d) != 0); });
     CHECK(e.violations > 0);
@@ -157,7 +157,7 @@ exploration track_restore_and_protect()
         },
         {[&](turnstile& t) { s.young += tracked_now(track(s.slot, tracking, Access(t))); },
          [&](turnstile& t) { s.restored += restore(s.slot, tracking, Access(t)); },
-         [&](turnstile& t) { s.harvested += write_protect(s.slot, no_ad{}, Access(t)); }},
+         [&](turnstile& t) { s.harvested += write_protect(s.slot, no_ad, Access(t)); }},
         [&] {
             const bool tracked = is_tracked(s.slot, tracking);
             const bool aside = (s.slot & 0x7) == 0 && (s.slot & tracking.saved_mask()) == std::uint64_t{5} << 54;
@@ -200,10 +200,35 @@ TEST_CASE("two who track and one who restores")
     CHECK(e.violations == 0);
 }
 
+TEST_CASE("tracking and restoring where #VE is suppressed: bit 63 is kept, whoever comes between")
+{
+    constexpr auto format = ept<ept_features{.accessed_dirty = false, .suppress_ve = true}>;
+    constexpr auto aside = track_accesses<54>(format);
+    for (const std::uint64_t suppress : {std::uint64_t{0}, std::uint64_t{1} << 63}) {
+        shared s;
+        const exploration e = explore(
+            [&] {
+                s = {};
+                s.slot = page | rwx | suppress;
+            },
+            {[&](turnstile& t) { s.young += tracked_now(track(s.slot, aside, stepping_access(t))); },
+             [&](turnstile& t) { s.restored += restore(s.slot, aside, stepping_access(t)); },
+             [&](turnstile& t) { s.harvested += write_protect(s.slot, format, stepping_access(t)); }},
+            [&] {
+                const std::uint64_t kept = suppress >> 6;
+                const std::uint64_t tracked = page | std::uint64_t{0x8140} << 48 | kept;
+                const std::uint64_t write = s.young == 0 && s.harvested == 0 ? 0x2 : 0;
+                return s.slot == (s.young - s.restored == 1 ? tracked : page | 0x5 | write | suppress);
+            });
+        CHECK(e.orders > 10);
+        CHECK(e.violations == 0);
+    }
+}
+
 TEST_CASE("tracking a format with A and D: what hardware sets meanwhile stays in the tracked entry")
 {
-    using format = shadow<shadow_features{}>;
-    constexpr access_tracking<format, 52> aside{};
+    constexpr auto format = shadow<shadow_features{}>;
+    constexpr auto aside = track_accesses<52>(format);
     shared s;
     const exploration e = explore(
         [&] {
@@ -232,7 +257,7 @@ TEST_CASE("tracking a format with A and D: what hardware sets meanwhile stays in
 
 TEST_CASE("nobody changes a frozen entry, and what was frozen kept its A and D")
 {
-    constexpr frozen_marker<host, 0x8000'0000'0000'0400> marker;
+    constexpr auto marker = frozen_marker<0x8000'0000'0000'0400>(host);
     shared s;
     const exploration e = explore(
         [&] {
@@ -247,7 +272,7 @@ TEST_CASE("nobody changes a frozen entry, and what was frozen kept its A and D")
                  if (s.frozen) s.unmapped = expected;
              }
          },
-         [&](turnstile& t) { s.young += age(s.slot, host{}, stepping_access(t)); },
+         [&](turnstile& t) { s.young += age(s.slot, host, stepping_access(t)); },
          [&](turnstile& t) { s.mmu.access(s.slot, true, stepping_access(t)); }},
         [&] {
             const bool kept = s.mmu.wrote == ((s.unmapped & d) != 0);

@@ -11,20 +11,19 @@
 #include <string>
 #include <string_view>
 #include <type_traits>
+#include <utility>
 #include <vector>
 
 #include <ptebits/entry.hpp>
-#include <ptebits/npt.hpp>
-#include <ptebits/shadow.hpp>
+#include <ptebits/formats/npt.hpp>
+#include <ptebits/formats/shadow.hpp>
 
 namespace manual {
 
 using namespace ptebits;
 
-inline constexpr std::string_view role_names[] = {
-    "none",      "present", "read",        "write",     "execute",  "user_execute", "user",     "execute_disable",
-    "page_size", "address", "memory_type", "attribute", "accessed", "dirty",        "software", "reserved"};
-static_assert(std::size(role_names) == role_count);
+inline constexpr kind all_kinds[] = {kind::none, kind::table, kind::leaf, kind::run};
+static_assert(std::size(all_kinds) == kind_count);
 
 inline std::string hex(std::uint64_t value)
 {
@@ -36,9 +35,10 @@ inline std::string hex(std::uint64_t value)
 }
 
 /// The entries of some levels, one letter a bit, the high bit first, a blank between hex
-/// digits. An empty drawing: the format has no such entry.
+/// digits. An empty drawing: the format has no such entry. Absent entries are drawn once, or
+/// not at all where they have nothing but the bits that make them absent.
 struct drawn {
-    std::string_view levels;  ///< as digits: "23"
+    std::string_view levels;  ///< as digits: "23"; of absent entries: ""
     kind in = kind::leaf;
     std::string_view drawing;
 };
@@ -48,7 +48,10 @@ template <class Fields>
 struct letter {
     char sign;
     role is;
-    field Fields::* name = nullptr;
+    entry_field Fields::* name = nullptr;
+    entries set_in = {};  ///< where bits of one value, fixed or written, are 1; elsewhere 0
+    bool denies = false;  ///< a permission that a set bit denies
+    unsigned up = 0;      ///< address bits weigh 2^up of what they would where they stand
 };
 
 /// Features, the drawings that some simpler setting has, and those that differ from it.
@@ -72,7 +75,8 @@ struct setting {
 
     static constexpr bool draws(const drawn& d, unsigned level, kind k)
     {
-        return d.in == k && d.levels.find(static_cast<char>('0' + level)) != std::string_view::npos;
+        if (d.in != k) return false;
+        return k == kind::none || d.levels.find(static_cast<char>('0' + level)) != std::string_view::npos;
     }
 };
 
@@ -110,8 +114,20 @@ inline std::vector<part> parts_of(std::string_view drawing)
 struct expected {
     bool exists = false;
     std::uint64_t masks[role_count] = {};
+    std::uint64_t value = 0;    ///< of the fixed and the written bits
+    std::uint64_t denying = 0;  ///< permissions that are denied by a set bit
+    std::uint64_t address = 0;  ///< that all its address bits together hold
 
     void add(role r, std::uint64_t bits) { masks[static_cast<unsigned>(r)] |= bits; }
+    template <class Fields>
+    void add(const letter<Fields>& l, role r, std::uint64_t bits, entries in)
+    {
+        add(r, bits);
+        if (r == role::address) address |= bits << l.up;
+        if (r != l.is) return;
+        if (!(l.set_in & in).empty()) value |= bits;
+        if (l.denies) denying |= bits;
+    }
     void move(std::uint64_t bits, role to)
     {
         for (std::uint64_t& mask : masks) mask &= ~bits;
@@ -120,11 +136,22 @@ struct expected {
     [[nodiscard]] std::uint64_t mask(role r) const { return masks[static_cast<unsigned>(r)]; }
 };
 
+inline std::uint64_t all_of(unsigned entry_bits) { return ~std::uint64_t{0} >> (64 - entry_bits); }
+
 /// An entry that does not exist: nothing in it may be set.
-inline expected absent(unsigned entry_bits)
+inline expected no_entry(unsigned entry_bits)
 {
     expected e;
-    e.add(role::reserved, ~std::uint64_t{0} >> (64 - entry_bits));
+    e.add(role::reserved, all_of(entry_bits));
+    return e;
+}
+
+/// An absent entry: what is not clear so that it is absent, software may have.
+inline expected absent_entry(unsigned entry_bits, std::uint64_t present_bits)
+{
+    expected e;
+    e.add(role::software, all_of(entry_bits) & ~present_bits);
+    e.add(role::fixed, present_bits);
     return e;
 }
 
@@ -132,21 +159,28 @@ inline expected absent(unsigned entry_bits)
 template <class Format>
 std::string difference(const Format& format, unsigned level, kind k, const expected& e)
 {
-    const layout& l = format.layout_at(level, k);
+    const layout& l = format->layout_at(level, k);
     std::uint64_t all = 0;
     std::string found;
     for (unsigned r = 0; r < role_count; ++r) {
         all |= e.masks[r];
         if (l.masks[r] == e.masks[r]) continue;
-        found += " " + std::string(role_names[r]) + " " + hex(l.masks[r]) + ", manual " + hex(e.masks[r]) + ";";
+        found += " " + std::string(name(role{static_cast<std::uint8_t>(r)})) + " " + hex(l.masks[r]) + ", manual " +
+                 hex(e.masks[r]) + ";";
     }
     if (l.all != all) found += " all " + hex(l.all) + ", manual " + hex(all) + ";";
-    if (format.exists(level, k) != e.exists) found += e.exists ? " missing;" : " exists;";
-    if (format.reserved_mask(level, k) != e.mask(role::reserved)) found += " reserved_mask();";
-    if (format.software_mask(level, k) != e.mask(role::software)) found += " software_mask();";
-    if (format.address_mask(level, k) != e.mask(role::address)) found += " address_mask();";
+    if (l.value != e.value) found += " value " + hex(l.value) + ", manual " + hex(e.value) + ";";
+    if (l.denying != e.denying) found += " denying " + hex(l.denying) + ", manual " + hex(e.denying) + ";";
+    if (l.address_in(all) != e.address)
+        found += " address " + hex(l.address_in(all)) + ", manual " + hex(e.address) + ";";
+    if (l.address_bits(e.address) != e.mask(role::address)) found += " address_bits();";
+    if (format->exists(level, k) != e.exists) found += e.exists ? " missing;" : " exists;";
+    if (format->reserved_mask(level, k) != e.mask(role::reserved)) found += " reserved_mask();";
+    if (format->software_mask(level, k) != e.mask(role::software)) found += " software_mask();";
+    if (format->address_mask(level, k) != e.mask(role::address)) found += " address_mask();";
+    if (k == kind::none && format->empty() != e.value) found += " empty();";
     if (found.empty()) return found;
-    return "level " + std::to_string(level) + (k == kind::leaf ? " leaf:" : " table:") + found;
+    return "level " + std::to_string(level) + " " + name(k) + ":" + found;
 }
 
 /// Where a format differs from a setting's drawings: roles, named fields, and the fields
@@ -154,42 +188,102 @@ std::string difference(const Format& format, unsigned level, kind k, const expec
 template <class Format, class Setting, class Fields, std::size_t Letters>
 std::string difference(const Format& format, const Setting& drawings, const letter<Fields> (&legend)[Letters])
 {
+    const auto read = [&](std::string_view drawing, bool exists, entries in, auto see) {
+        expected e{.exists = exists};
+        for (const part& p : parts_of(drawing)) {
+            std::size_t n = 0;
+            while (n < Letters && legend[n].sign != p.sign) ++n;
+            REQUIRE(n < Letters);
+            e.add(legend[n], legend[n].is, p.bits, in);
+            see(n, p.bits);
+        }
+        return e;
+    };
     std::uint64_t letters_drawn[Letters] = {};
-    std::uint64_t roles_drawn[role_count] = {};
+    entries drawn_in[Letters];
+    std::uint64_t grants = 0;
+    std::uint64_t always_set = ~std::uint64_t{0};
     const unsigned entry_bits = width_of(drawings.base[0].drawing);
     for (unsigned level = 0; level <= 7; ++level) {
-        for (const kind k : {kind::table, kind::leaf}) {
+        for (const kind k : present_kinds) {
             const std::string_view drawing = drawings.drawing(level, k);
-            expected e = absent(entry_bits);
+            expected e = no_entry(entry_bits);
             if (!drawing.empty()) {
-                e = {.exists = true};
-                for (const part& p : parts_of(drawing)) {
-                    std::size_t n = 0;
-                    while (n < Letters && legend[n].sign != p.sign) ++n;
-                    REQUIRE(n < Letters);
-                    e.add(legend[n].is, p.bits);
-                    letters_drawn[n] |= p.bits;
-                    roles_drawn[static_cast<unsigned>(legend[n].is)] |= p.bits;
-                }
+                e = read(drawing, true, entries(level, k), [&](std::size_t n, std::uint64_t bits) {
+                    letters_drawn[n] |= bits;
+                    drawn_in[n] = drawn_in[n] | entries(level, k);
+                });
+                const std::uint64_t granted =
+                    (e.mask(role::read) | e.mask(role::write) | e.mask(role::execute) | e.mask(role::user_execute)) &
+                    ~e.denying;
+                grants |= granted;
+                always_set &= e.value;
+                const kind is = kind_of(e.value | granted, level, format);
+                if (is != k) return "level " + std::to_string(level) + " " + name(k) + ": taken for " + name(is);
             }
             if (std::string found = difference(format, level, k, e); !found.empty()) return found;
         }
     }
-    for (std::size_t n = 0; n < Letters; ++n) {
-        if (legend[n].name == nullptr) continue;
-        const std::uint64_t mask = (format.fields().*legend[n].name).mask();
-        if (mask != letters_drawn[n]) {
-            return std::string("named field of letter ") + legend[n].sign + ": " + hex(mask) + ", manual " +
-                   hex(letters_drawn[n]);
+    const std::uint64_t present_bits = always_set != 0 ? always_set : grants;
+    if (format->present_mask() != present_bits) return "present_mask() " + hex(format->present_mask());
+    const std::string_view drawing = drawings.drawing(1, kind::none);
+    const expected none = drawing.empty() ? absent_entry(entry_bits, present_bits)
+                                          : read(drawing, false, absent, [](std::size_t, std::uint64_t) {});
+    for (unsigned level = 0; level <= 7; ++level) {
+        if (std::string found = difference(format, level, kind::none, none); !found.empty()) return found;
+        for (const std::uint64_t entry : {none.value, all_of(entry_bits) & ~present_bits}) {
+            if (kind_of(entry, level, format) != kind::none) return "an absent entry is " + hex(entry);
         }
     }
-    const auto of = [&](role r) { return roles_drawn[static_cast<unsigned>(r)]; };
-    if (format.accessed.mask() != of(role::accessed)) return "accessed " + hex(format.accessed.mask());
-    if (format.dirty.mask() != of(role::dirty)) return "dirty " + hex(format.dirty.mask());
-    const std::uint64_t grants = of(role::read) | of(role::write) | of(role::execute) | of(role::user_execute);
-    const std::uint64_t present_bits = of(role::present) != 0 ? of(role::present) : grants;
-    if (format.present_mask() != present_bits) return "present_mask() " + hex(format.present_mask());
+    const auto compare = [&](const std::string& words, const entry_field& f, std::uint64_t mask, entries in) {
+        if (f.mask() != mask) return words + ": " + hex(f.mask()) + ", manual " + hex(mask);
+        // A field that absent entries have too is compared where the manual draws them.
+        return (f.in() & every) == in ? std::string() : words + " stands in other entries";
+    };
+    for (std::size_t n = 0; n < Letters; ++n) {
+        if (legend[n].name == nullptr) continue;
+        const std::string words = std::string("named field of letter ") + legend[n].sign;
+        std::string found = compare(words, format->fields().*legend[n].name, letters_drawn[n], drawn_in[n]);
+        if (!found.empty()) return found;
+    }
+    for (const role flag : {role::accessed, role::dirty}) {
+        std::uint64_t mask = 0;
+        entries in;
+        for (std::size_t n = 0; n < Letters; ++n) {
+            if (legend[n].is != flag) continue;
+            mask |= letters_drawn[n];
+            in = in | drawn_in[n];
+        }
+        std::string found = compare(name(flag), flag == role::dirty ? format->dirty : format->accessed, mask, in);
+        if (!found.empty()) return found;
+    }
     return {};
+}
+
+/// The fields that have a letter; a legend should have all.
+template <class Fields, std::size_t Letters>
+constexpr bool names_all(const letter<Fields> (&legend)[Letters])
+{
+    std::size_t named = 0;
+    for (const letter<Fields>& l : legend) named += l.name != nullptr;
+    return named == sizeof(Fields) / sizeof(entry_field);
+}
+
+constexpr bool same(const entry_field& a, const entry_field& b) { return a == b && a.in() == b.in(); }
+
+inline bool same(const layout& a, const layout& b)
+{
+    bool same = a.all == b.all && a.denying == b.denying && a.value == b.value && a.offset_bits == b.offset_bits &&
+                a.sized == b.sized;
+    for (std::size_t n = 0; n < std::size(a.pieces); ++n) same = same && a.pieces[n] == b.pieces[n];
+    for (unsigned r = 0; r < role_count; ++r) same = same && a.masks[r] == b.masks[r];
+    return same;
+}
+
+/// Permissions by a number below 32.
+constexpr permissions permissions_number(unsigned n)
+{
+    return {(n & 1) != 0, (n & 2) != 0, (n & 4) != 0, (n & 8) != 0, (n & 16) != 0};
 }
 
 /// Where two formats that should be one differ: layouts, shape, masks, rules.
@@ -197,44 +291,79 @@ template <class A, class B>
 std::string difference_of(const A& a, const B& b)
 {
     for (unsigned level = 0; level <= 7; ++level) {
-        for (const kind k : {kind::table, kind::leaf}) {
-            const layout& x = a.layout_at(level, k);
-            const layout& y = b.layout_at(level, k);
-            bool same = x.all == y.all && x.moved_address == y.moved_address && x.moved_to == y.moved_to &&
-                        a.exists(level, k) == b.exists(level, k);
-            for (unsigned r = 0; r < role_count; ++r) same = same && x.masks[r] == y.masks[r];
-            same = same && a.reserved_mask(level, k) == b.reserved_mask(level, k) &&
-                   a.software_mask(level, k) == b.software_mask(level, k) &&
-                   a.address_mask(level, k) == b.address_mask(level, k);
-            if (!same) return "level " + std::to_string(level) + (k == kind::leaf ? " leaf" : " table");
+        for (const kind k : all_kinds) {
+            const bool alike = same(a->layout_at(level, k), b->layout_at(level, k)) &&
+                               a->exists(level, k) == b->exists(level, k) &&
+                               a->reserved_mask(level, k) == b->reserved_mask(level, k) &&
+                               a->software_mask(level, k) == b->software_mask(level, k) &&
+                               a->address_mask(level, k) == b->address_mask(level, k);
+            if (!alike) return "level " + std::to_string(level) + " " + name(k);
+            for (unsigned n = 0; n < 32; ++n) {
+                const permissions p = permissions_number(n);
+                if (a->allowed(p, k) != b->allowed(p, k)) return "allowed()";
+                if (a->roles_for(p, k) != b->roles_for(p, k)) return "roles_for()";
+            }
         }
     }
-    const shape s = a.tables();
-    const shape t = b.tables();
-    if (s.levels != t.levels || s.entry_bits != t.entry_bits || s.index_bits != t.index_bits ||
-        s.top_index_bits != t.top_index_bits) {
-        return "tables()";
+    const shape& s = a->shape();
+    const shape& t = b->shape();
+    bool alike = s.levels == t.levels && s.entry_bits == t.entry_bits && s.granule == t.granule && s.above == t.above;
+    for (unsigned n = 0; n < max_levels; ++n) {
+        alike = alike && s.index_bits[n] == t.index_bits[n] && s.run_bits[n] == t.run_bits[n];
     }
-    if (a.present_mask() != b.present_mask()) return "present_mask()";
-    if (a.accessed != b.accessed || a.dirty != b.dirty) return "accessed or dirty";
-    if (a.user_bit() != b.user_bit()) return "user_bit()";
-    if (a.wrong().what != b.wrong().what) return "wrong()";
-    for (std::size_t n = 0; n < std::size(a.combinations()); ++n) {
-        const combination& c = a.combinations()[n];
-        const combination& d = b.combinations()[n];
+    if (!alike) return "shape()";
+    if (a->present_mask() != b->present_mask()) return "present_mask()";
+    if (a->empty() != b->empty()) return "empty()";
+    if (!same(a->accessed, b->accessed) || !same(a->dirty, b->dirty)) return "accessed or dirty";
+    if (a->accessed_by() != b->accessed_by()) return "accessed_by()";
+    if (a->modes_apart() != b->modes_apart()) return "modes_apart()";
+    if (a->permissions_in_place() != b->permissions_in_place()) return "permissions_in_place()";
+    if (a->memory_bits() != b->memory_bits()) return "memory_bits()";
+    if (a->wrong().what != b->wrong().what) return "wrong()";
+    for (std::size_t n = 0; n < std::size(a->combinations()); ++n) {
+        const combination& c = a->combinations()[n];
+        const combination& d = b->combinations()[n];
         if (c.breaks != d.breaks || c.in != d.in || c.mask != d.mask || c.value != d.value) return "combinations()";
     }
     return {};
+}
+
+/// Checks each setting as a constant and as found at run time: both as drawn, and the same.
+template <const auto& Settings, class Fields, std::size_t Letters>
+void check_settings(const letter<Fields> (&legend)[Letters])
+{
+    const auto check = [&](auto index) {
+        constexpr auto& s = Settings[index];
+        CAPTURE(s.words);
+        const auto found = format_for(s.features);
+        constexpr constant_format<typename decltype(found)::description, s.features> constant;
+        REQUIRE(found->wrong().what == defect::none);
+        CHECK(difference(found, s, legend) == "");
+        CHECK(difference(constant, s, legend) == "");
+        CHECK(difference_of(found, constant) == "");
+        for (const letter<Fields>& l : legend) {
+            if (l.name != nullptr) CHECK(same(constant->fields().*l.name, found->fields().*l.name));
+        }
+        CHECK(well_formed(found));
+        static_assert(well_formed(constant));
+    };
+    [&]<std::size_t... Index>(std::index_sequence<Index...>) {
+        (check(std::integral_constant<std::size_t, Index>{}), ...);
+    }(std::make_index_sequence<std::size(Settings)>{});
 }
 
 /// Whether a format whose features contradict each other leaves every entry alone.
 template <class Format>
 bool inert(const Format& format, unsigned entry_bits)
 {
-    if (format.present_mask() != 0 || format.accessed.exists() || format.dirty.exists()) return false;
+    if (format->present_mask() != 0 || format->accessed.exists() || format->dirty.exists()) return false;
+    if (format->accessed_by() != accessed_setter::nobody || format->empty() != 0) return false;
     for (unsigned level = 0; level <= 7; ++level) {
-        for (const kind k : {kind::table, kind::leaf}) {
-            if (!difference(format, level, k, absent(entry_bits)).empty()) return false;
+        for (const kind k : all_kinds) {
+            if (!difference(format, level, k, no_entry(entry_bits)).empty()) return false;
+        }
+        for (const std::uint64_t entry : {std::uint64_t{0}, std::uint64_t{1}, ~std::uint64_t{0}}) {
+            if (kind_of(entry, level, format) != kind::none) return false;
         }
     }
     return true;
@@ -253,26 +382,37 @@ private:
 
 /// What the letters mean in entries of ordinary x86 paging.
 inline constexpr letter<x86_fields> x86_letters[] = {
-    {'P', role::present, &x86_fields::present},
+    {'P', role::fixed, &x86_fields::present, every},
     {'W', role::write, &x86_fields::write},
     {'U', role::user, &x86_fields::user},
     {'T', role::memory_type, &x86_fields::write_through},
     {'N', role::memory_type, &x86_fields::cache_disable},
     {'A', role::accessed},
     {'D', role::dirty},
-    {'S', role::page_size, &x86_fields::page_size},
+    {'S', role::fixed, &x86_fields::page_size, leaves},
     {'M', role::memory_type, &x86_fields::pat},        // PAT, 4-Kbyte pages
     {'L', role::memory_type, &x86_fields::pat_large},  // PAT, large pages
     {'G', role::attribute, &x86_fields::global},
     {'R', role::attribute, &x86_fields::restart},
     {'a', role::address},
-    {'h', role::address},  // address bits 39:32 in bits 20:13
+    {'h', role::address, nullptr, {}, false, 19},  // address bits 39:32 in bits 20:13
     {'K', role::attribute, &x86_fields::protection_key},
-    {'X', role::execute_disable, &x86_fields::execute_disable},
+    {'X', role::execute, &x86_fields::execute_disable, {}, true},
     {'C', role::attribute, &x86_fields::encryption},
     {'.', role::software},
     {'0', role::reserved},
+    {'8', role::reserved},  // bit 8, which not all CPUs reserve
+    {'-', role::fixed},     // clear in absent entries
 };
+static_assert(names_all(x86_letters));
+
+constexpr const letter<x86_fields>* x86_letter(char sign)
+{
+    for (const auto& l : x86_letters) {
+        if (l.sign == sign) return &l;
+    }
+    return nullptr;
+}
 
 /// Every feature in use, 52 address bits. Letter 8: bit 8, which AMD reserves at levels 4
 /// and 5. Intel SDM volume 3, "Paging", the tables of the formats of paging-structure
@@ -303,7 +443,7 @@ inline role x86_role(char sign, unsigned level, const shadow_features& f)
 {
     switch (sign) {
     case 'X':
-        return f.execute_disable ? role::execute_disable : role::reserved;
+        return f.execute_disable ? role::execute : role::reserved;
     case 'K':
         return f.protection_keys ? role::attribute : role::software;
     case 'R':
@@ -315,16 +455,14 @@ inline role x86_role(char sign, unsigned level, const shadow_features& f)
     case 'h':
         return f.pse36 ? role::address : role::reserved;
     case 'S':
-        if (f.levels == 2) return f.large_pages ? role::page_size : role::software;
-        return level == 2 || f.gigabyte_pages ? role::page_size : role::reserved;
+        if (f.levels == 2) return f.large_pages ? role::fixed : role::software;
+        return level == 2 || f.gigabyte_pages ? role::fixed : role::reserved;
     default:
         break;
     }
-    for (const auto& l : x86_letters) {
-        if (l.sign == sign) return l.is;
-    }
-    FAIL("a letter without meaning");
-    return role::none;
+    const letter<x86_fields>* const found = x86_letter(sign);
+    REQUIRE(found != nullptr);
+    return found->is;
 }
 
 /// The entries of ordinary paging under any features without a defect.
@@ -336,26 +474,37 @@ public:
         prepare(entries_[3], x86_pae);
         prepare(entries_[4], x86_long);
         prepare(entries_[5], x86_long);
-        entries_[4][5][0].clear();
+        entries_[4][5][static_cast<unsigned>(kind::table)].clear();
     }
 
     [[nodiscard]] expected entry(unsigned level, kind k, const shadow_features& f) const
     {
+        const unsigned entry_bits = f.levels == 2 ? 32 : 64;
+        // The address ends at the physical width; encryption bits are none of it, nor is what lies above.
+        const optional_bits encrypted = f.encryption_bit;
+        const unsigned end = encrypted.given && encrypted.low < f.physical_bits ? encrypted.low : f.physical_bits;
+        if (k == kind::none) {
+            expected e = absent_entry(entry_bits, 1);
+            if (f.memory_bits == 0) return e;
+            e.address = ones(end - 1, 12) & all_of(entry_bits);
+            e.move(e.address, role::address);
+            return e;
+        }
         const bool too_large =
             k == kind::leaf && ((level == 3 && !f.gigabyte_pages) || (f.levels == 2 && level == 2 && !f.large_pages));
+        if (level < 1 || level > 5 || too_large) return no_entry(entry_bits);
         const std::vector<part>& parts = entries_[f.levels][level][static_cast<unsigned>(k)];
-        if (parts.empty() || too_large) return absent(f.levels == 2 ? 32 : 64);
+        if (parts.empty()) return no_entry(entry_bits);
 
-        // The address ends at the physical width; an encryption bit is none of it, nor is what lies above.
-        const unsigned encrypted = f.encryption_bit.given ? f.encryption_bit.index : 64;
-        const unsigned end = encrypted < f.physical_bits ? encrypted : f.physical_bits;
         expected e{.exists = true};
         for (const part& p : parts) {
-            e.add(x86_role(p.sign, level, f), p.bits);
-            const unsigned above = p.sign == 'h' ? end - 32 + 13 : end;
-            if (p.sign == 'h' || p.sign == 'a') e.move(p.bits & ~std::uint64_t{0} << above, role::reserved);
+            const letter<x86_fields>& l = *x86_letter(p.sign);
+            const role r = x86_role(p.sign, level, f);
+            const std::uint64_t above = r == role::address ? p.bits & ~std::uint64_t{0} << (end - l.up) : 0;
+            e.add(l, r, p.bits & ~above, entries(level, k));
+            e.add(role::reserved, above);
         }
-        if (f.encryption_bit.given) e.move(std::uint64_t{1} << encrypted, role::attribute);
+        if (encrypted.given) e.move(ones(encrypted.high, encrypted.low), role::attribute);
         return e;
     }
 
@@ -365,9 +514,13 @@ public:
         all.add_if(f.physical_bits < 32 || f.physical_bits > 52, defect::physical_bits);
         all.add_if(f.levels < 2 || f.levels > 5, defect::levels);
         all.add_if(f.levels < 4 && (f.protection_keys || f.hlat), defect::contradiction);
-        all.add_if(
-            f.encryption_bit.given && (f.levels == 2 || f.encryption_bit.index < 32 || f.encryption_bit.index > 51),
-            defect::encryption_bit);
+        const optional_bits c = f.encryption_bit;
+        // Past the memory there must be an address that entries can hold.
+        const unsigned entry_end = f.levels == 2 ? 32 : 64;
+        const unsigned address_end = c.given && c.low < entry_end ? c.low : entry_end;
+        all.add_if(f.memory_bits >= f.physical_bits || (f.memory_bits != 0 && f.memory_bits >= address_end),
+                   defect::memory_bits);
+        all.add_if(c.given && (f.levels == 2 || c.low < 32 || c.high > 51 || c.low > c.high), defect::encryption_bit);
         return all;
     }
 
@@ -376,23 +529,22 @@ public:
     [[nodiscard]] std::string compare(const Format& format, const shadow_features& f) const
     {
         const defects bad = wrong(f);
-        if (bad.empty() != (format.wrong().what == defect::none)) return "wrong() is not what it should be";
-        if (find_flaw(format).what != format.wrong().what) return "find_flaw() and wrong() differ";
+        if (bad.empty() != (format->wrong().what == defect::none)) return "wrong() is not what it should be";
+        if (find_flaw(format).what != format->wrong().what) return "find_flaw() and wrong() differ";
         if (!bad.empty()) {
-            if (!bad.contains(format.wrong().what)) return "wrong() names another defect";
+            if (!bad.contains(format->wrong().what)) return "wrong() names another defect";
             return inert(format, f.levels == 2 ? 32 : 64) ? "" : "a format with a defect still describes entries";
         }
         for (unsigned level = 0; level <= 7; ++level) {
-            for (const kind k : {kind::table, kind::leaf}) {
-                const expected e = level >= 1 && level <= 5 ? entry(level, k, f) : absent(f.levels == 2 ? 32 : 64);
-                if (std::string found = difference(format, level, k, e); !found.empty()) return found;
+            for (const kind k : all_kinds) {
+                if (std::string found = difference(format, level, k, entry(level, k, f)); !found.empty()) return found;
             }
         }
         return {};
     }
 
 private:
-    using prepared = std::vector<part>[6][2];
+    using prepared = std::vector<part>[6][kind_count];
 
     template <std::size_t Size>
     static void prepare(prepared& entries, const drawn (&drawings)[Size])
@@ -406,25 +558,6 @@ private:
 
     prepared entries_[6];
 };
-
-/// The names of an ordinary entry, as constants of the type and as found at run time.
-template <class Static>
-void check_names(const x86_fields& f)
-{
-    CHECK(Static::present == f.present);
-    CHECK(Static::write == f.write);
-    CHECK(Static::user == f.user);
-    CHECK(Static::write_through == f.write_through);
-    CHECK(Static::cache_disable == f.cache_disable);
-    CHECK(Static::page_size == f.page_size);
-    CHECK(Static::pat == f.pat);
-    CHECK(Static::pat_large == f.pat_large);
-    CHECK(Static::global == f.global);
-    CHECK(Static::restart == f.restart);
-    CHECK(Static::protection_key == f.protection_key);
-    CHECK(Static::execute_disable == f.execute_disable);
-    CHECK(Static::encryption == f.encryption);
-}
 
 /// Whether one of these arguments, called by a template, makes a constant expression: a
 /// broken precondition does not.

@@ -133,17 +133,30 @@ TEST_CASE("present may share bits with permissions, and with nothing else")
     }
 }
 
-TEST_CASE("masks as a type are the masks at run time")
+TEST_CASE("masks as a constant are the masks at run time")
 {
-    using fixed = static_masks_of<ept_like>;
-    static_assert(static_masks<fixed> && entry_masks<fixed>);
-    static_assert(!static_masks<masks>);
+    constexpr auto fixed = masks_of<ept_like>;
+    static_assert(constant_masks<std::remove_const_t<decltype(fixed)>>);
+    static_assert(entry_masks<masks> && !constant_masks<masks> && !entry_format<masks>);
+    static_assert(std::is_empty_v<decltype(fixed)>);
     const masks found = masks::from(ept_like);
-    CHECK(fixed::accessed == found.accessed);
-    CHECK(fixed::dirty == found.dirty);
-    CHECK(fixed::present_mask() == found.present_mask());
-    CHECK(fixed::values().execute == found.values().execute);
-    CHECK_FALSE(static_masks_of<mask_values{.present = 1}>::accessed.exists());
+    CHECK(fixed->accessed == found->accessed);
+    CHECK(fixed->dirty == found->dirty);
+    CHECK(fixed->present_mask() == found->present_mask());
+    CHECK(fixed->values().execute == found->values().execute);
+    CHECK(fixed->valid());
+    CHECK(fixed->empty() == 0);
+    CHECK(found->empty() == 0);
+    CHECK_FALSE(masks_of<mask_values{.present = 1}>->accessed.exists());
+}
+
+TEST_CASE("an absent entry by masks is one without the present bits")
+{
+    const masks m = masks::from(x86_like);
+    CHECK(check_absent(0, m) == absent_error::none);
+    CHECK(check_absent(~std::uint64_t{1}, m) == absent_error::none);
+    CHECK(check_absent(1, m) == absent_error::looks_present);
+    CHECK(check_absent(~std::uint64_t{0}, m) == absent_error::looks_present);
 }
 
 TEST_CASE("entries by masks: present is any of the bits, young and dirty one bit each")

@@ -1,7 +1,5 @@
 // SPDX-License-Identifier: BSL-1.0
-#include <ptebits/npt.hpp>
-
-#include <utility>
+#include <ptebits/formats/npt.hpp>
 
 #include "manual.hpp"
 
@@ -103,26 +101,9 @@ constexpr setting<npt_features, 3> narrow[] = {
 };
 // clang-format on
 
-// Each setting as a type and as a value known at run time: both as drawn, and the same.
-template <const auto& Settings>
-void check_settings()
-{
-    const auto check = [](auto index) {
-        constexpr auto& s = Settings[index];
-        CAPTURE(s.words);
-        const auto found = format_for(s.features);
-        using constant = npt<s.features>;
-        REQUIRE(found.wrong().what == defect::none);
-        CHECK(manual::difference(found, s, manual::x86_letters) == "");
-        CHECK(manual::difference(constant{}, s, manual::x86_letters) == "");
-        CHECK(manual::difference_of(found, constant{}) == "");
-        manual::check_names<constant>(found.fields());
-        CHECK(well_formed<constant>);
-    };
-    [&]<std::size_t... Index>(std::index_sequence<Index...>) {
-        (check(std::integral_constant<std::size_t, Index>{}), ...);
-    }(std::make_index_sequence<std::size(Settings)>{});
-}
+static_assert(entry_format<std::remove_const_t<decltype(npt<npt_features{}>)>>);
+static_assert(entry_format<runtime_format<npt_description>>);
+static_assert(well_formed(npt<npt_features{.levels = 5, .encryption_bit = 51}>));
 
 // The host's entries, of which the nested walk uses less.
 shadow_features as_host(const npt_features& f)
@@ -142,45 +123,67 @@ shadow_features as_host(const npt_features& f)
 
 }  // namespace
 
-TEST_CASE("nested entries of a host in long mode are as the manual draws them") { check_settings<long_mode>(); }
+TEST_CASE("nested entries of a host in long mode are as the manual draws them")
+{
+    manual::check_settings<long_mode>(manual::x86_letters);
+}
 
-TEST_CASE("nested entries of a PAE host are as the manual draws them") { check_settings<three_levels>(); }
+TEST_CASE("nested entries of a PAE host are as the manual draws them")
+{
+    manual::check_settings<three_levels>(manual::x86_letters);
+}
 
-TEST_CASE("nested entries of a 32-bit host are as the manual draws them") { check_settings<narrow>(); }
+TEST_CASE("nested entries of a 32-bit host are as the manual draws them")
+{
+    manual::check_settings<narrow>(manual::x86_letters);
+}
 
 TEST_CASE("masks, level by level")
 {
-    using npt48 = npt<npt_features{.physical_bits = 48}>;
-    CHECK(npt48::address_mask(1, kind::leaf) == 0x0000'ffff'ffff'f000);
-    CHECK(npt48::address_mask(2, kind::leaf) == 0x0000'ffff'ffe0'0000);
-    CHECK(npt48::address_mask(3, kind::leaf) == 0x0000'ffff'c000'0000);
-    CHECK(npt48::reserved_mask(1, kind::leaf) == 0x000f'0000'0000'0000);
-    CHECK(npt48::reserved_mask(2, kind::leaf) == 0x000f'0000'001f'e000);
-    CHECK(npt48::reserved_mask(3, kind::leaf) == 0x000f'0000'3fff'e000);
-    CHECK(npt48::reserved_mask(2, kind::table) == 0x000f'0000'0000'0000);
-    CHECK(npt48::reserved_mask(3, kind::table) == 0x000f'0000'0000'0000);
-    CHECK(npt48::reserved_mask(4, kind::table) == 0x000f'0000'0000'0180);
-    CHECK(npt48::software_mask(1, kind::leaf) == 0x7ff0'0000'0000'0f00);
-    CHECK(npt48::software_mask(2, kind::leaf) == 0x7ff0'0000'0000'0f00);
-    CHECK(npt48::software_mask(3, kind::leaf) == 0x7ff0'0000'0000'0f00);
-    CHECK(npt48::software_mask(2, kind::table) == 0x7ff0'0000'0000'0f40);
-    CHECK(npt48::software_mask(3, kind::table) == 0x7ff0'0000'0000'0f40);
-    CHECK(npt48::software_mask(4, kind::table) == 0x7ff0'0000'0000'0e40);
-    CHECK(npt48::accessed.mask() == 0x20);
-    CHECK(npt48::dirty.mask() == 0x40);
-    CHECK(npt48::execute_disable.mask() == 0x8000'0000'0000'0000);
-    CHECK_FALSE(npt48::global.exists());
-    CHECK_FALSE(npt48::protection_key.exists());
-    CHECK_FALSE(npt48::restart.exists());
+    constexpr auto npt48 = npt<npt_features{.physical_bits = 48}>;
+    CHECK(npt48->address_mask(1, kind::leaf) == 0x0000'ffff'ffff'f000);
+    CHECK(npt48->address_mask(2, kind::leaf) == 0x0000'ffff'ffe0'0000);
+    CHECK(npt48->address_mask(3, kind::leaf) == 0x0000'ffff'c000'0000);
+    CHECK(npt48->reserved_mask(1, kind::leaf) == 0x000f'0000'0000'0000);
+    CHECK(npt48->reserved_mask(2, kind::leaf) == 0x000f'0000'001f'e000);
+    CHECK(npt48->reserved_mask(3, kind::leaf) == 0x000f'0000'3fff'e000);
+    CHECK(npt48->reserved_mask(2, kind::table) == 0x000f'0000'0000'0000);
+    CHECK(npt48->reserved_mask(3, kind::table) == 0x000f'0000'0000'0000);
+    CHECK(npt48->reserved_mask(4, kind::table) == 0x000f'0000'0000'0180);
+    CHECK(npt48->software_mask(1, kind::leaf) == 0x7ff0'0000'0000'0f00);
+    CHECK(npt48->software_mask(2, kind::leaf) == 0x7ff0'0000'0000'0f00);
+    CHECK(npt48->software_mask(3, kind::leaf) == 0x7ff0'0000'0000'0f00);
+    CHECK(npt48->software_mask(2, kind::table) == 0x7ff0'0000'0000'0f40);
+    CHECK(npt48->software_mask(3, kind::table) == 0x7ff0'0000'0000'0f40);
+    CHECK(npt48->software_mask(4, kind::table) == 0x7ff0'0000'0000'0e40);
+    CHECK(npt48->accessed.mask() == 0x20);
+    CHECK(npt48->dirty.mask() == 0x40);
+    CHECK(npt48->execute_disable.mask() == 0x8000'0000'0000'0000);
+    CHECK_FALSE(npt48->global.exists());
+    CHECK_FALSE(npt48->protection_key.exists());
+    CHECK_FALSE(npt48->restart.exists());
 }
 
+// AMD APM volume 2, "Nested Paging": every access is a user access, U/S = 0 forbids it. "Guest Mode Execute
+// Trap": U/S is no permission, and where it is set in all entries the supervisor does not execute.
 TEST_CASE("the user bit is required, or with GMET takes part in execute permission")
 {
     for (const unsigned levels : {2U, 3U, 4U, 5U}) {
-        CHECK(format_for(npt_features{.levels = levels}).user_bit() == user_rule::required);
-        CHECK(format_for(npt_features{.levels = levels, .guest_mode_execute_trap = true}).user_bit() ==
-              user_rule::traps_supervisor_fetch);
-        CHECK(format_for(shadow_features{.levels = levels}).user_bit() == user_rule::separates);
+        const auto plain = format_for(npt_features{.levels = levels});
+        const auto gmet = format_for(npt_features{.levels = levels, .guest_mode_execute_trap = true});
+        CHECK_FALSE(plain->modes_apart());
+        CHECK(gmet->modes_apart());
+        CHECK(plain->accessed_by() == accessed_setter::hardware);
+        for (unsigned n = 0; n < 32; ++n) {
+            const permissions p = manual::permissions_number(n);
+            CAPTURE(n);
+            for (const kind k : present_kinds) {
+                const permissions user{p.read, p.write, p.execute, true, p.execute};
+                CHECK(plain->allowed(p, k) == (p.user ? user : no_permissions));
+                const bool supervisor = p.execute && (k == kind::table || !p.user);
+                CHECK(gmet->allowed(p, k) == permissions{p.read, p.write, supervisor, true, p.execute});
+            }
+        }
     }
 }
 
@@ -200,7 +203,7 @@ TEST_CASE("all combinations of features")
                                          .pse36 = (on & 8) != 0,
                                          .reserved_bit_8 = (on & 16) != 0,
                                          .guest_mode_execute_trap = (on & 32) != 0,
-                                         .encryption_bit = c < 65 ? optional_bit(c) : optional_bit()};
+                                         .encryption_bit = c < 65 ? optional_bits(c) : optional_bits()};
                     CAPTURE(levels);
                     CAPTURE(width);
                     CAPTURE(on);

@@ -17,22 +17,22 @@ struct slim_description;
 struct slim_features {
     using description = slim_description;
 
-    unsigned levels = 3;              // 2 or 3
-    unsigned physical_bits = 48;      // 32 to 52
-    bool hardware_update = true;      // hardware sets A and D, else software may have the bits
-    bool memory_types = false;        // bits 63:62 of a leaf
-    bool write_only = false;          // W without R is a permission
-    optional_bit soft_accessed = {};  // an ignored bit that software keeps
+    unsigned levels = 3;               // 2 or 3
+    unsigned physical_bits = 48;       // 32 to 52
+    bool hardware_update = true;       // hardware sets A and D, else software may have the bits
+    bool memory_types = false;         // bits 63:62 of a leaf
+    bool write_only = false;           // W without R is a permission
+    optional_bits soft_accessed = {};  // an ignored bit that software keeps
 };
 
 struct slim_fields {
-    field valid;
-    field read;
-    field write;
-    field execute;
-    field user;
-    field large;
-    field memory_type;
+    entry_field valid;
+    entry_field read;
+    entry_field write;
+    entry_field execute;
+    entry_field user;
+    entry_field large;
+    entry_field memory_type;
 };
 
 struct slim_description {
@@ -47,7 +47,7 @@ struct slim_description {
 
     // clang-format off
     static constexpr row<features, fields> rows[] = {
-        {"V",  bit(0),      every,    role::present,   &fields::valid},
+        {"V",  bit(0),      every,    is(1),           &fields::valid},
         {"",   bits(6, 1),  tables,   role::reserved},
         {"R",  bit(1),      leaves,   role::read,      &fields::read},
         {"W",  bit(2),      leaves,   role::write,     &fields::write},
@@ -55,17 +55,12 @@ struct slim_description {
         {"U",  bit(4),      leaves,   role::user,      &fields::user},
         {"A",  bit(5),      leaves,   role::accessed,  nullptr, update, role::software},
         {"D",  bit(6),      leaves,   role::dirty,     nullptr, update, role::software},
-        {"",   bit(7),      leaf(1),  role::software},
-        {"L",  bit(7),      table(2) | leaf(2) | table(3) | leaf(3), role::page_size, &fields::large},
+        {"",   bit(7),      leaf_at(1),                role::software},
+        {"L",  bit(7),      leaf_at(2) | leaf_at(3),   is(1), &fields::large},
+        {"L",  bit(7),      table_at(2) | table_at(3), is(0), &fields::large},
         {"",   bits(9, 8),  every,    role::software},
         row<features, fields>
-        {"",   bits(53, 10), tables | leaf(1), role::address}.holding(12),
-        {"",   bits(18, 10), leaf(2), role::reserved},
-        row<features, fields>
-        {"",   bits(53, 19), leaf(2), role::address}.holding(21),
-        {"",   bits(27, 10), leaf(3), role::reserved},
-        row<features, fields>
-        {"",   bits(53, 28), leaf(3), role::address}.holding(30),
+        {"",   bits(53, 10), every,   role::address}.holding(12),
         {"",   bits(61, 54), every,   role::reserved},
         {"",   bits(63, 62), tables,  role::software},
         {"MT", bits(63, 62), leaves,  role::memory_type, &fields::memory_type, types, role::reserved},
@@ -77,11 +72,8 @@ struct slim_description {
     };
     // clang-format on
 
-    static constexpr shape shape_of(const features& f) { return {.levels = f.levels}; }
-    static constexpr entries entries_of(const features& f)
-    {
-        return leaf(1) | leaf(2) | tables_up_to(f.levels) | (f.levels == 3 ? leaf(3) : entries{});
-    }
+    static constexpr dimensions shape_of(const features& f) { return {.levels = f.levels}; }
+    static constexpr entries entries_of(const features& f) { return leaves_up_to(f.levels) | tables_up_to(f.levels); }
     static constexpr defect contradiction(const features& f)
     {
         return f.levels == 2 || f.levels == 3 ? defect::none : defect::levels;
@@ -89,34 +81,32 @@ struct slim_description {
 };
 
 template <slim_features Features>
-struct slim : static_format<slim_description, Features> {
-    static constexpr field read = slim::value.read;
-    static constexpr field write = slim::value.write;
-    static constexpr field memory_type = slim::value.memory_type;
-};
+constexpr constant_format<slim_description, Features> slim{};
 
-using plain = slim<slim_features{}>;
+constexpr auto plain = slim<slim_features{}>;
 
-static_assert(entry_format<plain> && static_masks<plain> && well_formed<plain>);
-static_assert(well_formed<slim<slim_features{.levels = 2, .memory_types = true}>>);
-static_assert(well_formed<slim<slim_features{.hardware_update = false, .soft_accessed = 8}>>);
-static_assert(plain::accessed == field_of(0x20) && plain::dirty == field_of(0x40));
-static_assert(plain::read == field_of(0x2) && plain::write == field_of(0x4));
-static_assert(slim<slim_features{.memory_types = true}>::memory_type == field_of(0xc000'0000'0000'0000));
-static_assert(!plain::memory_type.exists());
-static_assert(available<plain>(0x300) && !available<plain>(0x380));
+static_assert(entry_format<decltype(plain)> && constant_masks<decltype(plain)> && well_formed(plain));
+static_assert(well_formed(slim<slim_features{.levels = 2, .memory_types = true}>));
+static_assert(well_formed(slim<slim_features{.hardware_update = false, .soft_accessed = 8}>));
+static_assert(plain->accessed == field_of(0x20) && plain->dirty == field_of(0x40));
+static_assert(plain->accessed.in() == leaves_up_to(3) &&
+              plain->large.in() == (leaf_at(2) | leaf_at(3) | tables_up_to(3)));
+static_assert(plain->read == field_of(0x2) && plain->write == field_of(0x4));
+static_assert(slim<slim_features{.memory_types = true}>->memory_type == field_of(0xc000'0000'0000'0000));
+static_assert(!plain->memory_type.exists());
+static_assert(available(plain, 0x300) && !available(plain, 0x380));
 
 constexpr manual::letter<slim_fields> letters[] = {
-    {'V', role::present, &slim_fields::valid},
+    {'V', role::fixed, &slim_fields::valid, every},
     {'R', role::read, &slim_fields::read},
     {'W', role::write, &slim_fields::write},
     {'X', role::execute, &slim_fields::execute},
     {'U', role::user, &slim_fields::user},
-    {'L', role::page_size, &slim_fields::large},
+    {'L', role::fixed, &slim_fields::large, leaf_at(2) | leaf_at(3)},
     {'M', role::memory_type, &slim_fields::memory_type},
     {'A', role::accessed},
     {'D', role::dirty},
-    {'a', role::address},
+    {'a', role::address, nullptr, {}, false, 2},
     {'.', role::software},
     {'0', role::reserved},
 };
@@ -155,16 +145,16 @@ constexpr manual::setting<slim_features, 4> settings[] = {
 
 }  // namespace
 
-TEST_CASE("the layout of a user's format, as a type and at run time")
+TEST_CASE("the layout of a user's format, as an object of constants and at run time")
 {
     const auto check = [](auto index) {
         constexpr auto& s = settings[index];
         CAPTURE(s.words);
         const auto found = format_for(s.features);
-        REQUIRE(found.wrong().what == defect::none);
+        REQUIRE(found->wrong().what == defect::none);
         CHECK(manual::difference(found, s, letters) == "");
-        CHECK(manual::difference(slim<s.features>{}, s, letters) == "");
-        CHECK(manual::difference_of(found, slim<s.features>{}) == "");
+        CHECK(manual::difference(slim<s.features>, s, letters) == "");
+        CHECK(manual::difference_of(found, slim<s.features>) == "");
     };
     [&]<std::size_t... Index>(std::index_sequence<Index...>) {
         (check(std::integral_constant<std::size_t, Index>{}), ...);
@@ -179,7 +169,8 @@ TEST_CASE("the address of a user's format stands two bits lower than it weighs")
         const std::uint64_t one = std::uint64_t{1} << index;
         CHECK(encode(kind::table, 3, one, {}, f).entry == (one >> 2 | 0x1));
         CHECK(encode(kind::leaf, 1, one, {}, f).entry == (one >> 2 | 0x1f));
-        CHECK(address_of(one >> 2, 1, f) == one);
+        CHECK(address_of(one >> 2 | 0x1, 1, f) == one);
+        CHECK(address_of(one >> 2, 1, f) == 0);
         if (index >= 21) CHECK(encode(kind::leaf, 2, one, {}, f).entry == (one >> 2 | 0x9f));
         if (index < 21) CHECK(encode(kind::leaf, 2, one, {}, f).error == encode_error::address_misaligned);
         if (index >= 30) CHECK(encode(kind::leaf, 3, one, {}, f).entry == (one >> 2 | 0x9f));
@@ -191,7 +182,7 @@ TEST_CASE("the address of a user's format stands two bits lower than it weighs")
     CHECK(address_of(~std::uint64_t{0}, 2, f) == 0x0000'ffff'ffe0'0000);
     CHECK(address_of(~std::uint64_t{0}, 3, f) == 0x0000'ffff'c000'0000);
     CHECK(address_of(~std::uint64_t{0x80}, 3, f) == 0x0000'ffff'ffff'f000);
-    CHECK(plain::address(1, 0x1234'5678'9000) == 0x048d'159e'2400);
+    CHECK(plain->address(1, 0x1234'5678'9000) == 0x048d'159e'2400);
 }
 
 TEST_CASE("questions and edits on entries of a user's format")
@@ -219,8 +210,10 @@ TEST_CASE("questions and edits on entries of a user's format")
     CHECK_FALSE(present(~std::uint64_t{1}, f));
     CHECK(young(0x20, f));
     CHECK_FALSE(young(~std::uint64_t{0x20}, f));
-    CHECK(dirty(0x40, plain{}));
-    CHECK(kind_of(0x80, 2, f) == kind::leaf);
+    CHECK(dirty(0x40, plain));
+    CHECK(kind_of(0x81, 2, f) == kind::leaf);
+    CHECK(kind_of(0x80, 2, f) == kind::none);
+    CHECK(kind_of(0x00, 1, f) == kind::none);
     CHECK(kind_of(0x01, 2, f) == kind::table);
 
     CHECK(legal(0x403, 1, f));
@@ -232,19 +225,25 @@ TEST_CASE("questions and edits on entries of a user's format")
     CHECK(diagnose(0x1'0000'0000'0401 << 5, 1, f) == finding{});  // V is clear
     CHECK(diagnose(0x20'0000'0000'0401, 1, f) == finding{rule::reserved_bits, 0x20'0000'0000'0000});
     CHECK(diagnose(0x401, 4, f) == finding{rule::no_such_level, 0x401});
+
+    CHECK(encode(kind::leaf, 1, 0x1000, {}, f, f->memory_type(2)).entry == 0x8000'0000'0000'041f);
+    CHECK(encode(kind::leaf, 1, 0x1000, {}, f, f->memory_type(3)).error == encode_error::value_not_legal);
+    CHECK(encode(kind::table, 2, 0x1000, {}, f, f->memory_type(2)).error == encode_error::no_such_field);
+    const std::uint64_t whole = f->address(2, 0x20'0000) | f->valid | f->large | f->read | f->memory_type(1);
+    CHECK(whole == 0x4000'0000'0008'0083);
 }
 
 TEST_CASE("the library checks a user's features as its own")
 {
-    CHECK(format_for(slim_features{.levels = 4}).wrong().what == defect::levels);
-    CHECK(format_for(slim_features{.physical_bits = 53}).wrong().what == defect::physical_bits);
-    CHECK(format_for(slim_features{.soft_accessed = 8}).wrong().what == defect::two_accessed_bits);
+    CHECK(format_for(slim_features{.levels = 4})->wrong().what == defect::levels);
+    CHECK(format_for(slim_features{.physical_bits = 53})->wrong().what == defect::physical_bits);
+    CHECK(format_for(slim_features{.soft_accessed = 8})->wrong().what == defect::two_accessed_bits);
     for (unsigned index = 0; index <= 64; ++index) {
         CAPTURE(index);
         const auto f = format_for(slim_features{.hardware_update = false, .soft_accessed = index});
         const bool free = index == 5 || index == 6 || index == 8 || index == 9;
-        CHECK(f.wrong().what == (free ? defect::none : defect::software_bit_in_use));
-        CHECK(find_flaw(f).what == f.wrong().what);
-        CHECK(f.accessed.mask() == (free ? std::uint64_t{1} << index : 0));
+        CHECK(f->wrong().what == (free ? defect::none : defect::software_bit_in_use));
+        CHECK(find_flaw(f).what == f->wrong().what);
+        CHECK(f->accessed.mask() == (free ? std::uint64_t{1} << index : 0));
     }
 }

@@ -13,7 +13,7 @@ foreach(name ostream string version)
   file(WRITE ${WORK}/hosted/${name} "")
 endforeach()
 
-file(GLOB headers RELATIVE ${INCLUDE} ${INCLUDE}/ptebits/*.hpp)
+file(GLOB headers RELATIVE ${INCLUDE} ${INCLUDE}/ptebits/*.hpp ${INCLUDE}/ptebits/formats/*.hpp)
 if(NOT headers OR NOT FLAGS)
   message(FATAL_ERROR "no headers, or no targets")
 endif()

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: BSL-1.0
-#include <ptebits/shadow.hpp>
-
-#include <utility>
+#include <ptebits/formats/shadow.hpp>
 
 #include "manual.hpp"
 
 using namespace ptebits;
 using manual::drawn;
 using manual::setting;
+using manual::x86_32;
+using manual::x86_pae;
 
 namespace {
 
@@ -21,17 +21,6 @@ constexpr drawn four_levels[] = {
     {"3",   kind::leaf,  "X... .... .... aaaa aaaa aaaa aaaa aaaa aa00 0000 0000 0000 000L ...G SDAN TUWP"},
     {"2",   kind::leaf,  "X... .... .... aaaa aaaa aaaa aaaa aaaa aaaa aaaa aaa0 0000 000L ...G SDAN TUWP"},
     {"1",   kind::leaf,  "X... .... .... aaaa aaaa aaaa aaaa aaaa aaaa aaaa aaaa aaaa aaaa ...G MDAN TUWP"},
-};
-constexpr drawn pae[] = {
-    {"3",   kind::table, "0000 0000 0000 aaaa aaaa aaaa aaaa aaaa aaaa aaaa aaaa aaaa aaaa ...0 000N T00P"},
-    {"2",   kind::table, "X000 0000 0000 aaaa aaaa aaaa aaaa aaaa aaaa aaaa aaaa aaaa aaaa .... S.AN TUWP"},
-    {"2",   kind::leaf,  "X000 0000 0000 aaaa aaaa aaaa aaaa aaaa aaaa aaaa aaa0 0000 000L ...G SDAN TUWP"},
-    {"1",   kind::leaf,  "X000 0000 0000 aaaa aaaa aaaa aaaa aaaa aaaa aaaa aaaa aaaa aaaa ...G MDAN TUWP"},
-};
-constexpr drawn two_levels[] = {
-    {"2",   kind::table, "aaaa aaaa aaaa aaaa aaaa .... S.AN TUWP"},
-    {"2",   kind::leaf,  "aaaa aaaa aa0h hhhh hhhL ...G SDAN TUWP"},
-    {"1",   kind::leaf,  "aaaa aaaa aaaa aaaa aaaa ...G MDAN TUWP"},
 };
 
 constexpr setting<shadow_features, 5> long_mode[] = {
@@ -91,6 +80,14 @@ constexpr setting<shadow_features, 5> long_mode[] = {
     {"3",   kind::leaf,  "X... .... .... 0000 0000 0000 0000 000C aa00 0000 0000 0000 000L ...G SDAN TUWP"},
     {"2",   kind::leaf,  "X... .... .... 0000 0000 0000 0000 000C aaaa aaaa aaa0 0000 000L ...G SDAN TUWP"},
     {"1",   kind::leaf,  "X... .... .... 0000 0000 0000 0000 000C aaaa aaaa aaaa aaaa aaaa ...G MDAN TUWP"}}},
+    {"key identifier in bits 51:46", {.encryption_bit = {51, 46}}, four_levels, {
+    {"4",   kind::table, "X... .... .... CCCC CCaa aaaa aaaa aaaa aaaa aaaa aaaa aaaa aaaa .... 0.AN TUWP"},
+    {"23",  kind::table, "X... .... .... CCCC CCaa aaaa aaaa aaaa aaaa aaaa aaaa aaaa aaaa .... S.AN TUWP"},
+    {"3",   kind::leaf,  "X... .... .... CCCC CCaa aaaa aaaa aaaa aa00 0000 0000 0000 000L ...G SDAN TUWP"},
+    {"2",   kind::leaf,  "X... .... .... CCCC CCaa aaaa aaaa aaaa aaaa aaaa aaa0 0000 000L ...G SDAN TUWP"},
+    {"1",   kind::leaf,  "X... .... .... CCCC CCaa aaaa aaaa aaaa aaaa aaaa aaaa aaaa aaaa ...G MDAN TUWP"}}},
+    {"L1TF: absent entries have an address", {.memory_bits = 36}, four_levels, {
+    {"",    kind::none,  ".... .... .... aaaa aaaa aaaa aaaa aaaa aaaa aaaa aaaa aaaa aaaa .... .... ...-"}}},
     {"40 address bits", {.physical_bits = 40}, four_levels, {
     {"4",   kind::table, "X... .... .... 0000 0000 0000 aaaa aaaa aaaa aaaa aaaa aaaa aaaa .... 0.AN TUWP"},
     {"23",  kind::table, "X... .... .... 0000 0000 0000 aaaa aaaa aaaa aaaa aaaa aaaa aaaa .... S.AN TUWP"},
@@ -115,23 +112,29 @@ constexpr setting<shadow_features, 5> long_mode[] = {
 };
 
 constexpr setting<shadow_features, 4> three_levels[] = {
-    {"PAE", {.levels = 3}, pae},
-    {"PAE, EFER.NXE off", {.levels = 3, .execute_disable = false}, pae, {
+    {"PAE", {.levels = 3}, x86_pae},
+    {"PAE, EFER.NXE off", {.levels = 3, .execute_disable = false}, x86_pae, {
     {"2",   kind::table, "0000 0000 0000 aaaa aaaa aaaa aaaa aaaa aaaa aaaa aaaa aaaa aaaa .... S.AN TUWP"},
     {"2",   kind::leaf,  "0000 0000 0000 aaaa aaaa aaaa aaaa aaaa aaaa aaaa aaa0 0000 000L ...G SDAN TUWP"},
     {"1",   kind::leaf,  "0000 0000 0000 aaaa aaaa aaaa aaaa aaaa aaaa aaaa aaaa aaaa aaaa ...G MDAN TUWP"}}},
-    {"PAE, 1-Gbyte pages are for long mode", {.levels = 3, .gigabyte_pages = false}, pae},
-    {"PAE, CR4.PSE is not looked at", {.levels = 3, .large_pages = false, .pse36 = false}, pae},
-    {"PAE, AMD's bit 8 is in levels 4 and 5", {.levels = 3, .reserved_bit_8 = true}, pae},
-    {"PAE, CR4.PGE off", {.levels = 3, .global_pages = false}, pae, {
+    {"PAE, 1-Gbyte pages are for long mode", {.levels = 3, .gigabyte_pages = false}, x86_pae},
+    {"PAE, CR4.PSE is not looked at", {.levels = 3, .large_pages = false, .pse36 = false}, x86_pae},
+    {"PAE, AMD's bit 8 is in levels 4 and 5", {.levels = 3, .reserved_bit_8 = true}, x86_pae},
+    {"PAE, CR4.PGE off", {.levels = 3, .global_pages = false}, x86_pae, {
     {"2",   kind::leaf,  "X000 0000 0000 aaaa aaaa aaaa aaaa aaaa aaaa aaaa aaa0 0000 000L .... SDAN TUWP"},
     {"1",   kind::leaf,  "X000 0000 0000 aaaa aaaa aaaa aaaa aaaa aaaa aaaa aaaa aaaa aaaa .... MDAN TUWP"}}},
-    {"PAE, 36 address bits", {.levels = 3, .physical_bits = 36}, pae, {
+    {"PAE, 36 address bits", {.levels = 3, .physical_bits = 36}, x86_pae, {
     {"3",   kind::table, "0000 0000 0000 0000 0000 0000 0000 aaaa aaaa aaaa aaaa aaaa aaaa ...0 000N T00P"},
     {"2",   kind::table, "X000 0000 0000 0000 0000 0000 0000 aaaa aaaa aaaa aaaa aaaa aaaa .... S.AN TUWP"},
     {"2",   kind::leaf,  "X000 0000 0000 0000 0000 0000 0000 aaaa aaaa aaaa aaa0 0000 000L ...G SDAN TUWP"},
     {"1",   kind::leaf,  "X000 0000 0000 0000 0000 0000 0000 aaaa aaaa aaaa aaaa aaaa aaaa ...G MDAN TUWP"}}},
-    {"PAE, C-bit 47", {.levels = 3, .encryption_bit = 47}, pae, {
+    {"PAE, L1TF, 40 address bits", {.levels = 3, .physical_bits = 40, .memory_bits = 39}, x86_pae, {
+    {"3",   kind::table, "0000 0000 0000 0000 0000 0000 aaaa aaaa aaaa aaaa aaaa aaaa aaaa ...0 000N T00P"},
+    {"2",   kind::table, "X000 0000 0000 0000 0000 0000 aaaa aaaa aaaa aaaa aaaa aaaa aaaa .... S.AN TUWP"},
+    {"2",   kind::leaf,  "X000 0000 0000 0000 0000 0000 aaaa aaaa aaaa aaaa aaa0 0000 000L ...G SDAN TUWP"},
+    {"1",   kind::leaf,  "X000 0000 0000 0000 0000 0000 aaaa aaaa aaaa aaaa aaaa aaaa aaaa ...G MDAN TUWP"},
+    {"",    kind::none,  ".... .... .... .... .... .... aaaa aaaa aaaa aaaa aaaa aaaa aaaa .... .... ...-"}}},
+    {"PAE, C-bit 47", {.levels = 3, .encryption_bit = 47}, x86_pae, {
     {"3",   kind::table, "0000 0000 0000 0000 Caaa aaaa aaaa aaaa aaaa aaaa aaaa aaaa aaaa ...0 000N T00P"},
     {"2",   kind::table, "X000 0000 0000 0000 Caaa aaaa aaaa aaaa aaaa aaaa aaaa aaaa aaaa .... S.AN TUWP"},
     {"2",   kind::leaf,  "X000 0000 0000 0000 Caaa aaaa aaaa aaaa aaaa aaaa aaa0 0000 000L ...G SDAN TUWP"},
@@ -139,59 +142,54 @@ constexpr setting<shadow_features, 4> three_levels[] = {
 };
 
 constexpr setting<shadow_features, 3> narrow[] = {
-    {"32-bit", {.levels = 2}, two_levels},
+    {"32-bit", {.levels = 2}, x86_32},
     {"32-bit, EFER.NXE and 1-Gbyte pages are not looked at",
-        {.levels = 2, .execute_disable = false, .gigabyte_pages = false, .reserved_bit_8 = true}, two_levels},
-    {"32-bit, CR4.PSE off: PS ignored", {.levels = 2, .large_pages = false}, two_levels, {
+        {.levels = 2, .execute_disable = false, .gigabyte_pages = false, .reserved_bit_8 = true}, x86_32},
+    {"32-bit, CR4.PSE off: PS ignored", {.levels = 2, .large_pages = false}, x86_32, {
     {"2",   kind::table, "aaaa aaaa aaaa aaaa aaaa .... ..AN TUWP"},
     {"2",   kind::leaf,  ""}}},
-    {"32-bit, CR4.PSE and PSE-36 off", {.levels = 2, .large_pages = false, .pse36 = false}, two_levels, {
+    {"32-bit, CR4.PSE and PSE-36 off", {.levels = 2, .large_pages = false, .pse36 = false}, x86_32, {
     {"2",   kind::table, "aaaa aaaa aaaa aaaa aaaa .... ..AN TUWP"},
     {"2",   kind::leaf,  ""}}},
-    {"32-bit, no PSE-36", {.levels = 2, .pse36 = false}, two_levels, {
+    {"32-bit, no PSE-36", {.levels = 2, .pse36 = false}, x86_32, {
     {"2",   kind::leaf,  "aaaa aaaa aa00 0000 000L ...G SDAN TUWP"}}},
-    {"32-bit, CR4.PGE off", {.levels = 2, .global_pages = false}, two_levels, {
+    {"32-bit, CR4.PGE off", {.levels = 2, .global_pages = false}, x86_32, {
     {"2",   kind::leaf,  "aaaa aaaa aa0h hhhh hhhL .... SDAN TUWP"},
     {"1",   kind::leaf,  "aaaa aaaa aaaa aaaa aaaa .... MDAN TUWP"}}},
-    {"32-bit, 48 address bits", {.levels = 2, .physical_bits = 48}, two_levels},
-    {"32-bit, 40 address bits", {.levels = 2, .physical_bits = 40}, two_levels},
-    {"32-bit, 39 address bits", {.levels = 2, .physical_bits = 39}, two_levels, {
+    {"32-bit, L1TF", {.levels = 2, .memory_bits = 30}, x86_32, {
+    {"",    kind::none,  "aaaa aaaa aaaa aaaa aaaa .... .... ...-"}}},
+    {"32-bit, 48 address bits", {.levels = 2, .physical_bits = 48}, x86_32},
+    {"32-bit, 40 address bits", {.levels = 2, .physical_bits = 40}, x86_32},
+    {"32-bit, 39 address bits", {.levels = 2, .physical_bits = 39}, x86_32, {
     {"2",   kind::leaf,  "aaaa aaaa aa00 hhhh hhhL ...G SDAN TUWP"}}},
-    {"32-bit, 36 address bits", {.levels = 2, .physical_bits = 36}, two_levels, {
+    {"32-bit, 36 address bits", {.levels = 2, .physical_bits = 36}, x86_32, {
     {"2",   kind::leaf,  "aaaa aaaa aa00 000h hhhL ...G SDAN TUWP"}}},
-    {"32-bit, 32 address bits", {.levels = 2, .physical_bits = 32}, two_levels, {
+    {"32-bit, 32 address bits", {.levels = 2, .physical_bits = 32}, x86_32, {
     {"2",   kind::leaf,  "aaaa aaaa aa00 0000 000L ...G SDAN TUWP"}}},
 };
 // clang-format on
 
-// Each setting as a type and as a value known at run time: both as drawn, and the same.
-template <const auto& Settings>
-void check_settings()
-{
-    const auto check = [](auto index) {
-        constexpr auto& s = Settings[index];
-        CAPTURE(s.words);
-        const auto found = format_for(s.features);
-        using constant = shadow<s.features>;
-        REQUIRE(found.wrong().what == defect::none);
-        CHECK(manual::difference(found, s, manual::x86_letters) == "");
-        CHECK(manual::difference(constant{}, s, manual::x86_letters) == "");
-        CHECK(manual::difference_of(found, constant{}) == "");
-        manual::check_names<constant>(found.fields());
-        CHECK(well_formed<constant>);
-    };
-    [&]<std::size_t... Index>(std::index_sequence<Index...>) {
-        (check(std::integral_constant<std::size_t, Index>{}), ...);
-    }(std::make_index_sequence<std::size(Settings)>{});
-}
+static_assert(entry_format<std::remove_const_t<decltype(shadow<shadow_features{}>)>>);
+static_assert(entry_format<runtime_format<shadow_description>>);
+static_assert(well_formed(shadow<shadow_features{.levels = 5, .protection_keys = true, .encryption_bit = 47}>));
+static_assert(well_formed(shadow<shadow_features{.levels = 3}>) && well_formed(shadow<shadow_features{.levels = 2}>));
 
 }  // namespace
 
-TEST_CASE("entries of 4-level and 5-level paging are as the manuals draw them") { check_settings<long_mode>(); }
+TEST_CASE("entries of 4-level and 5-level paging are as the manuals draw them")
+{
+    manual::check_settings<long_mode>(manual::x86_letters);
+}
 
-TEST_CASE("entries of PAE paging are as the manuals draw them") { check_settings<three_levels>(); }
+TEST_CASE("entries of PAE paging are as the manuals draw them")
+{
+    manual::check_settings<three_levels>(manual::x86_letters);
+}
 
-TEST_CASE("entries of 32-bit paging are as the manuals draw them") { check_settings<narrow>(); }
+TEST_CASE("entries of 32-bit paging are as the manuals draw them")
+{
+    manual::check_settings<narrow>(manual::x86_letters);
+}
 
 // Intel SDM volume 3, "Paging": bits 51:M of 4-level entries are reserved, for M = MAXPHYADDR. NXE is on.
 TEST_CASE("address and reserved masks for the widths of real CPUs")
@@ -222,41 +220,41 @@ TEST_CASE("address and reserved masks for the widths of real CPUs")
     for (const masks_at& m : all) {
         CAPTURE(m.physical_bits);
         const auto f = format_for(shadow_features{.physical_bits = m.physical_bits});
-        CHECK(f.address_mask(1, kind::leaf) == m.page);
-        CHECK(f.address_mask(2, kind::leaf) == m.large);
-        CHECK(f.address_mask(3, kind::leaf) == m.huge);
-        CHECK(f.reserved_mask(1, kind::leaf) == m.page_rest);
-        CHECK(f.reserved_mask(2, kind::leaf) == m.large_rest);
-        CHECK(f.reserved_mask(3, kind::leaf) == m.huge_rest);
-        CHECK(f.reserved_mask(4, kind::table) == m.top_rest);
-        for (unsigned level = 2; level <= 4; ++level) CHECK(f.address_mask(level, kind::table) == m.page);
+        CHECK(f->address_mask(1, kind::leaf) == m.page);
+        CHECK(f->address_mask(2, kind::leaf) == m.large);
+        CHECK(f->address_mask(3, kind::leaf) == m.huge);
+        CHECK(f->reserved_mask(1, kind::leaf) == m.page_rest);
+        CHECK(f->reserved_mask(2, kind::leaf) == m.large_rest);
+        CHECK(f->reserved_mask(3, kind::leaf) == m.huge_rest);
+        CHECK(f->reserved_mask(4, kind::table) == m.top_rest);
+        for (unsigned level = 2; level <= 4; ++level) CHECK(f->address_mask(level, kind::table) == m.page);
     }
 }
 
 TEST_CASE("masks of the named fields")
 {
-    using all = shadow<shadow_features{.protection_keys = true, .hlat = true, .encryption_bit = 47}>;
-    CHECK(all::present.mask() == 0x0000'0000'0000'0001);
-    CHECK(all::write.mask() == 0x0000'0000'0000'0002);
-    CHECK(all::user.mask() == 0x0000'0000'0000'0004);
-    CHECK(all::write_through.mask() == 0x0000'0000'0000'0008);
-    CHECK(all::cache_disable.mask() == 0x0000'0000'0000'0010);
-    CHECK(all::accessed.mask() == 0x0000'0000'0000'0020);
-    CHECK(all::dirty.mask() == 0x0000'0000'0000'0040);
-    CHECK(all::page_size.mask() == 0x0000'0000'0000'0080);
-    CHECK(all::pat.mask() == 0x0000'0000'0000'0080);
-    CHECK(all::global.mask() == 0x0000'0000'0000'0100);
-    CHECK(all::restart.mask() == 0x0000'0000'0000'0800);
-    CHECK(all::pat_large.mask() == 0x0000'0000'0000'1000);
-    CHECK(all::encryption.mask() == 0x0000'8000'0000'0000);
-    CHECK(all::protection_key.mask() == 0x7800'0000'0000'0000);
-    CHECK(all::execute_disable.mask() == 0x8000'0000'0000'0000);
+    constexpr auto all = shadow<shadow_features{.protection_keys = true, .hlat = true, .encryption_bit = 47}>;
+    CHECK(all->present.mask() == 0x0000'0000'0000'0001);
+    CHECK(all->write.mask() == 0x0000'0000'0000'0002);
+    CHECK(all->user.mask() == 0x0000'0000'0000'0004);
+    CHECK(all->write_through.mask() == 0x0000'0000'0000'0008);
+    CHECK(all->cache_disable.mask() == 0x0000'0000'0000'0010);
+    CHECK(all->accessed.mask() == 0x0000'0000'0000'0020);
+    CHECK(all->dirty.mask() == 0x0000'0000'0000'0040);
+    CHECK(all->page_size.mask() == 0x0000'0000'0000'0080);
+    CHECK(all->pat.mask() == 0x0000'0000'0000'0080);
+    CHECK(all->global.mask() == 0x0000'0000'0000'0100);
+    CHECK(all->restart.mask() == 0x0000'0000'0000'0800);
+    CHECK(all->pat_large.mask() == 0x0000'0000'0000'1000);
+    CHECK(all->encryption.mask() == 0x0000'8000'0000'0000);
+    CHECK(all->protection_key.mask() == 0x7800'0000'0000'0000);
+    CHECK(all->execute_disable.mask() == 0x8000'0000'0000'0000);
 
-    using bare = shadow<shadow_features{.execute_disable = false, .global_pages = false}>;
-    for (const field f : {bare::execute_disable, bare::global, bare::restart, bare::protection_key, bare::encryption}) {
+    constexpr auto bare = shadow<shadow_features{.execute_disable = false, .global_pages = false}>;
+    for (const field f : {bare->execute_disable, bare->global, bare->restart, bare->protection_key, bare->encryption}) {
         CHECK_FALSE(f.exists());
     }
-    CHECK_FALSE(shadow<shadow_features{.levels = 2}>::execute_disable.exists());
+    CHECK_FALSE(shadow<shadow_features{.levels = 2}>->execute_disable.exists());
 }
 
 // Intel SDM volume 3, "Paging", the figures of linear-address translation.
@@ -268,7 +266,8 @@ TEST_CASE("shape of the tables")
     for (const shape_at& s :
          {shape_at{2, 32, 10, 10, 32, 22}, {3, 64, 9, 2, 32, 21}, {4, 64, 9, 9, 48, 21}, {5, 64, 9, 9, 57, 21}}) {
         CAPTURE(s.levels);
-        const shape t = format_for(shadow_features{.levels = s.levels}).tables();
+        const auto format = format_for(shadow_features{.levels = s.levels});
+        const shape& t = format->shape();
         CHECK(t.levels == s.levels);
         CHECK(t.entry_bits == s.entry_bits);
         CHECK(t.index_bits_at(1) == s.index_bits);
@@ -276,8 +275,10 @@ TEST_CASE("shape of the tables")
         CHECK(t.address_bits() == s.address_bits);
         CHECK(t.page_shift(1) == 12);
         CHECK(t.page_shift(2) == s.large_shift);
+        CHECK(t.entry_bytes() == s.entry_bits / 8);
+        CHECK(t.above == (s.levels >= 4 ? extension::sign : extension::zeros));
     }
-    CHECK(format_for(shadow_features{}).tables().page_shift(3) == 30);
+    CHECK(shadow<shadow_features{}>->shape().page_shift(3) == 30);
 }
 
 TEST_CASE("all combinations of features")
@@ -298,7 +299,8 @@ TEST_CASE("all combinations of features")
                                         .protection_keys = (on & 32) != 0,
                                         .hlat = (on & 64) != 0,
                                         .reserved_bit_8 = (on & 128) != 0,
-                                        .encryption_bit = c < 65 ? optional_bit(c) : optional_bit()};
+                                        .encryption_bit = c < 65 ? optional_bits(c) : optional_bits(),
+                                        .memory_bits = on % 3 == 0 ? 31U : 0U};
                 CAPTURE(levels);
                 CAPTURE(f.physical_bits);
                 CAPTURE(on);
@@ -314,12 +316,49 @@ TEST_CASE("levels and widths that no CPU has are named as the defect")
     const manual::x86_manual manual;
     for (const unsigned levels : {0U, 1U, 2U, 3U, 4U, 5U, 6U, 7U, 64U, ~0U}) {
         for (const unsigned physical_bits : {0U, 1U, 12U, 31U, 32U, 33U, 51U, 52U, 53U, 63U, 64U, 65U, ~0U}) {
-            for (const optional_bit c : {optional_bit(), optional_bit(47), optional_bit(52), optional_bit(~0U)}) {
+            for (const optional_bits c : {optional_bits(), optional_bits(47), optional_bits(52), optional_bits(~0U)}) {
                 CAPTURE(levels);
                 CAPTURE(physical_bits);
-                const shadow_features f{.levels = levels, .physical_bits = physical_bits, .encryption_bit = c};
-                CHECK(manual.compare(format_for(f), f) == "");
+                for (const unsigned memory_bits : {0U, 1U, 31U, 32U, 51U, 52U, 64U, ~0U}) {
+                    CAPTURE(memory_bits);
+                    const shadow_features f{.levels = levels,
+                                            .physical_bits = physical_bits,
+                                            .encryption_bit = c,
+                                            .memory_bits = memory_bits};
+                    CHECK(manual.compare(format_for(f), f) == "");
+                }
             }
         }
+    }
+}
+
+TEST_CASE("key identifiers: every run of bits")
+{
+    const manual::x86_manual manual;
+    for (const unsigned levels : {2U, 3U, 4U}) {
+        for (unsigned low = 30; low <= 54; ++low) {
+            for (unsigned high = 30; high <= 54; ++high) {
+                for (const unsigned physical_bits : {36U, 46U, 52U}) {
+                    CAPTURE(levels);
+                    CAPTURE(low);
+                    CAPTURE(high);
+                    CAPTURE(physical_bits);
+                    const shadow_features f{
+                        .levels = levels, .physical_bits = physical_bits, .encryption_bit = {high, low}};
+                    CHECK(manual.compare(format_for(f), f) == "");
+                }
+            }
+        }
+    }
+}
+
+TEST_CASE("hardware sets the accessed bit, and user mode executes where the supervisor does")
+{
+    for (const unsigned levels : {2U, 3U, 4U, 5U}) {
+        const auto format = format_for(shadow_features{.levels = levels});
+        CHECK(format->accessed_by() == accessed_setter::hardware);
+        CHECK_FALSE(format->modes_apart());
+        CHECK(format->permissions_in_place());
+        CHECK(format->empty() == 0);
     }
 }

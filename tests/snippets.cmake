@@ -4,7 +4,7 @@
 cmake_minimum_required(VERSION 3.24)
 
 file(GLOB documents ${SOURCE}/README.md ${SOURCE}/docs/*.md)
-file(GLOB programs ${SOURCE}/examples/*.cpp ${SOURCE}/tests/*.cpp)
+file(GLOB programs ${SOURCE}/examples/*.cpp ${SOURCE}/tests/*.cpp ${SOURCE}/tests/*.hpp)
 set(compiled "")
 foreach(program IN LISTS programs)
   file(READ ${program} text)

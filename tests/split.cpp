@@ -14,7 +14,7 @@ template <class Word, class Format>
 std::vector<Word> parts_of(std::uint64_t leaf, unsigned level, const Format& format)
 {
     std::vector<Word> parts;
-    for (unsigned i = 0; i < 1U << format.tables().index_bits_at(level - 1); ++i) {
+    for (unsigned i = 0; i < 1U << format->shape().index_bits_at(level - 1); ++i) {
         const resized part = split(leaf, level, i, format);
         REQUIRE(part);
         parts.push_back(static_cast<Word>(part.entry));
@@ -26,12 +26,12 @@ std::vector<Word> parts_of(std::uint64_t leaf, unsigned level, const Format& for
 template <class Format>
 std::uint64_t random_leaf(unsigned level, const Format& format, std::mt19937_64& random)
 {
-    const layout& l = format.layout_at(level, kind::leaf);
+    const layout& l = format->layout_at(level, kind::leaf);
     for (;;) {
         std::uint64_t entry = random() & l.all & ~l.mask(role::reserved);
-        entry |= l.mask(role::page_size) | l.mask(role::present);
+        entry = (entry & ~l.mask(role::fixed)) | (l.value & l.mask(role::fixed));
         // Bits that only one size has: another test.
-        entry &= ~(l.mask(role::software) & ~format.layout_at(level - 1, kind::leaf).mask(role::software));
+        entry &= ~(l.mask(role::software) & ~format->layout_at(level - 1, kind::leaf).mask(role::software));
         if (present(entry, format) && legal(entry, level, format)) return entry;
     }
 }
@@ -40,10 +40,10 @@ template <class Word, class Format>
 void check(const Format& format)
 {
     std::mt19937_64 random(1);
-    for (unsigned level = 2; level <= format.tables().levels; ++level) {
-        if (!format.exists(level, kind::leaf)) continue;
-        const layout& large = format.layout_at(level, kind::leaf);
-        const layout& small = format.layout_at(level - 1, kind::leaf);
+    for (unsigned level = 2; level <= format->shape().levels; ++level) {
+        if (!format->exists(level, kind::leaf)) continue;
+        const layout& large = format->layout_at(level, kind::leaf);
+        const layout& small = format->layout_at(level - 1, kind::leaf);
         for (int n = 0; n < 200; ++n) {
             const std::uint64_t leaf = random_leaf(level, format, random);
             CAPTURE(level);
@@ -55,7 +55,7 @@ void check(const Format& format)
                 wrong += !present(part, format) || !legal(part, level - 1, format);
                 wrong += kind_of(part, level - 1, format) != kind::leaf;
                 wrong += address_of(part, level - 1, format) !=
-                         address_of(leaf, level, format) + (i << format.tables().page_shift(level - 1));
+                         address_of(leaf, level, format) + (i << format->shape().page_shift(level - 1));
                 wrong += permissions_of(part, level - 1, format) != permissions_of(leaf, level, format);
                 wrong += (part & small.mask(role::accessed)) != (leaf & large.mask(role::accessed));
                 wrong += (part & small.mask(role::dirty)) != (leaf & large.mask(role::dirty));
@@ -78,7 +78,7 @@ void check(const Format& format)
                       (leaf | large.mask(role::dirty) | large.mask(role::accessed)));
                 parts[one] = kept;
             }
-            parts[one] ^= static_cast<Word>(std::uint64_t{1} << format.tables().page_shift(level - 1));
+            parts[one] ^= static_cast<Word>(std::uint64_t{1} << format->shape().page_shift(level - 1));
             CHECK(merge(parts.data(), upper, level, format).error == split_error::not_contiguous);
         }
     }
@@ -88,26 +88,26 @@ void check(const Format& format)
 
 TEST_CASE("split and merge give back the leaf: 64-bit formats")
 {
-    check<std::uint64_t>(shadow<shadow_features{}>{});
-    check<std::uint64_t>(shadow<shadow_features{.levels = 3}>{});
-    check<std::uint64_t>(shadow<shadow_features{.physical_bits = 46, .protection_keys = true, .encryption_bit = 45}>{});
-    check<std::uint64_t>(npt<npt_features{.levels = 5}>{});
-    check<std::uint64_t>(ept<ept_features{}>{});
-    check<std::uint64_t>(ept<ept_features{.accessed_dirty = false, .suppress_ve = true, .software_accessed = 62}>{});
+    check<std::uint64_t>(shadow<shadow_features{}>);
+    check<std::uint64_t>(shadow<shadow_features{.levels = 3}>);
+    check<std::uint64_t>(shadow<shadow_features{.physical_bits = 46, .protection_keys = true, .encryption_bit = 45}>);
+    check<std::uint64_t>(npt<npt_features{.levels = 5}>);
+    check<std::uint64_t>(ept<ept_features{}>);
+    check<std::uint64_t>(ept<ept_features{.accessed_dirty = false, .suppress_ve = true, .software_accessed = 62}>);
     check<std::uint64_t>(format_for(ept_features{.mode_based_execute = true}));
 }
 
 TEST_CASE("two-level paging: a 4-Mbyte page splits where its address fits a 4-Kbyte entry")
 {
-    check<std::uint32_t>(shadow<shadow_features{.levels = 2, .physical_bits = 32}>{});
-    const shadow<shadow_features{.levels = 2, .physical_bits = 40}> pse36;
-    const std::uint64_t high = pse36.address(2, std::uint64_t{1} << 32) | 0x83;
+    check<std::uint32_t>(shadow<shadow_features{.levels = 2, .physical_bits = 32}>);
+    constexpr auto pse36 = shadow<shadow_features{.levels = 2, .physical_bits = 40}>;
+    const std::uint64_t high = pse36->address(2, std::uint64_t{1} << 32) | 0x83;
     CHECK(split(high, 2, 0, pse36).error == split_error::bits_would_be_lost);
 }
 
 TEST_CASE("PAT is bit 12 of a large page and bit 7 of a small one")
 {
-    const shadow<shadow_features{}> format;
+    constexpr auto format = shadow<shadow_features{}>;
     CHECK(split(0x20'1083, 2, 0, format).entry == 0x20'0083);
     CHECK(split(0x20'0083, 2, 3, format).entry == 0x20'3003);
     CHECK(split(0x4000'1083, 3, 1, format).entry == 0x4020'1083);  // 1 Gbyte to 2 Mbytes: bit 12 stays
@@ -118,12 +118,12 @@ TEST_CASE("PAT is bit 12 of a large page and bit 7 of a small one")
 
 TEST_CASE("what cannot be split or merged is told apart")
 {
-    const ept<ept_features{}> format;
+    constexpr auto format = ept<ept_features{}>;
     CHECK(split(0x20'0030, 2, 0, format).error == split_error::not_a_leaf);  // not present
     CHECK(split(0x20'0007, 2, 0, format).error == split_error::not_a_leaf);  // refers to a table
     CHECK(split(0x20'10b7, 2, 0, format).error == split_error::not_a_leaf);  // reserved bit 12
     CHECK(split(0x1037, 1, 0, format).error == split_error::no_such_entry);  // nothing below 4 Kbytes
-    const ept<ept_features{.gigabyte_pages = false}> no_1g;
+    constexpr auto no_1g = ept<ept_features{.gigabyte_pages = false}>;
     std::vector<std::uint64_t> parts;
     for (std::uint64_t i = 0; i < 512; ++i) parts.push_back(0xb7 + (i << 21));
     CHECK(merge(parts.data(), 0x7, 3, no_1g).error == split_error::no_such_entry);
@@ -143,7 +143,7 @@ TEST_CASE("what cannot be split or merged is told apart")
 
 TEST_CASE("merge does not lose what the entry above takes away")
 {
-    const shadow<shadow_features{}> format;
+    constexpr auto format = shadow<shadow_features{}>;
     std::vector<std::uint64_t> parts;
     for (std::uint64_t i = 0; i < 512; ++i) parts.push_back(0x20'0007 + (i << 12));
     CHECK(merge(parts.data(), 0x5007, 2, format).entry == 0x20'0087);
@@ -154,12 +154,12 @@ TEST_CASE("merge does not lose what the entry above takes away")
 
 TEST_CASE("split_live sets the encryption bit of the new table's entry where it is asked to")
 {
-    const npt<npt_features{.encryption_bit = 47}> format;
-    std::uint64_t slot = 0x20'0087 | format.encryption;
+    constexpr auto format = npt<npt_features{.encryption_bit = 47}>;
+    std::uint64_t slot = 0x20'0087 | format->encryption;
     std::uint64_t table[512];
-    CHECK(split_live(slot, 2, table, 0x7000, format, format.encryption.mask()) == split_error::none);
-    CHECK(slot == (0x7007 | format.encryption));
-    CHECK(table[1] == (0x20'1007 | format.encryption));
+    CHECK(split_live(slot, 2, table, 0x7000, format, format->encryption.mask()) == split_error::none);
+    CHECK(slot == (0x7007 | format->encryption));
+    CHECK(table[1] == (0x20'1007 | format->encryption));
     slot = 0x20'0087;
     CHECK(split_live(slot, 2, table, 0x7000, format, 0x80) == split_error::no_such_entry);  // PS
     CHECK(slot == 0x20'0087);
@@ -176,7 +176,7 @@ TEST_CASE("split_live keeps what hardware sets in the leaf meanwhile")
             return atomic_access<>::compare_exchange(slot, expected, desired);
         }
     };
-    const ept<ept_features{}> format;
+    constexpr auto format = ept<ept_features{}>;
     std::uint64_t slot = 0x20'00b7;
     std::uint64_t table[512];
     int times = 0;

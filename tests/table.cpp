@@ -1,4 +1,4 @@
-// Whole tables and address ranges against models written out here: all formats, static
+// Whole tables and address ranges against models written out here: all formats, constant
 // and run-time, every access policy, aligned and not; and with a hardware thread.
 #include <doctest/doctest.h>
 
@@ -9,29 +9,33 @@
 #include <cstring>
 #include <map>
 #include <memory>
-#include <ptebits/ptebits.hpp>
-#include <ptebits/range.hpp>
 #include <random>
 #include <set>
+#include <span>
 #include <thread>
+#include <type_traits>
 #include <utility>
 #include <vector>
+
+#include <ptebits/ptebits.hpp>
+
+#include "stages.hpp"
 
 using namespace ptebits;
 
 namespace {
 
-using ept_ad = ept<ept_features{}>;
-using ept_no_ad = ept<ept_features{.accessed_dirty = false}>;
-using ept_soft_8 = ept<ept_features{.accessed_dirty = false, .software_accessed = 8}>;
-using ept_soft_63 = ept<ept_features{.accessed_dirty = false, .software_accessed = 63}>;
-using ept_mbe = ept<ept_features{.mode_based_execute = true}>;
-using ept_five = ept<ept_features{.levels = 5}>;
-using npt_long = npt<npt_features{}>;
-using shadow_long = shadow<shadow_features{}>;
-using shadow_five = shadow<shadow_features{.levels = 5}>;
-using shadow_pae = shadow<shadow_features{.levels = 3}>;
-using shadow_two = shadow<shadow_features{.levels = 2}>;
+constexpr auto ept_ad = ept<ept_features{}>;
+constexpr auto ept_no_ad = ept<ept_features{.accessed_dirty = false}>;
+constexpr auto ept_soft_8 = ept<ept_features{.accessed_dirty = false, .software_accessed = 8}>;
+constexpr auto ept_soft_63 = ept<ept_features{.accessed_dirty = false, .software_accessed = 63}>;
+constexpr auto ept_mbe = ept<ept_features{.mode_based_execute = true}>;
+constexpr auto ept_five = ept<ept_features{.levels = 5}>;
+constexpr auto npt_long = npt<npt_features{}>;
+constexpr auto shadow_long = shadow<shadow_features{}>;
+constexpr auto shadow_five = shadow<shadow_features{.levels = 5}>;
+constexpr auto shadow_pae = shadow<shadow_features{.levels = 3}>;
+constexpr auto shadow_two = shadow<shadow_features{.levels = 2}>;
 
 // What the manuals say of each leaf, by hand. dirty 0: writes are found by `write`.
 struct flags {
@@ -40,21 +44,26 @@ struct flags {
     std::uint64_t dirty;
     std::uint64_t write = 0x2;
 };
+template <const auto& Format>
+using type_of = std::remove_cvref_t<decltype(Format)>;
+
 template <class Format>
 constexpr flags flags_of{0x1, 0x20, 0x40};
 template <>
-constexpr flags flags_of<ept_ad>{0x7, 0x100, 0x200};
+constexpr flags flags_of<type_of<ept_ad>>{0x7, 0x100, 0x200};
 template <>
-constexpr flags flags_of<ept_five>{0x7, 0x100, 0x200};
+constexpr flags flags_of<type_of<ept_five>>{0x7, 0x100, 0x200};
 template <>
-constexpr flags flags_of<ept_mbe>{0x407, 0x100, 0x200};
+constexpr flags flags_of<type_of<ept_mbe>>{0x407, 0x100, 0x200};
 template <>
-constexpr flags flags_of<ept_soft_8>{0x7, 0x100, 0};
+constexpr flags flags_of<type_of<ept_soft_8>>{0x7, 0x100, 0};
 template <>
-constexpr flags flags_of<ept_soft_63>{0x7, 0x8000'0000'0000'0000, 0};
+constexpr flags flags_of<type_of<ept_soft_63>>{0x7, 0x8000'0000'0000'0000, 0};
 
 template <class Format>
-using word_of = std::conditional_t<std::is_same_v<Format, shadow_two>, std::uint32_t, std::uint64_t>;
+using word_of = std::conditional_t < Format
+{
+} -> shape().entry_bits == 32, std::uint32_t, std::uint64_t > ;
 
 std::mt19937_64 randomness{20'090'617};  // a fixed seed: the same tables on every run
 
@@ -147,31 +156,32 @@ void check_all(const By& by, const flags& is, Access access)
 
 }  // namespace
 
-TEST_CASE_TEMPLATE("tables of every format do what their model does", Format, ept_ad, ept_soft_8, ept_soft_63, ept_mbe,
-                   ept_five, npt_long, shadow_long, shadow_five, shadow_pae, shadow_two)
+TEST_CASE_TEMPLATE("tables of every format do what their model does", Format, type_of<ept_ad>, type_of<ept_soft_8>,
+                   type_of<ept_soft_63>, type_of<ept_mbe>, type_of<ept_five>, type_of<npt_long>, type_of<shadow_long>,
+                   type_of<shadow_five>, type_of<shadow_pae>, type_of<shadow_two>)
 {
     using word = word_of<Format>;
-    constexpr std::size_t slots = std::is_same_v<Format, shadow_two> ? 1024 : 512;
+    constexpr std::size_t slots = sizeof(word) == 4 ? 1024 : 512;
     constexpr flags is = flags_of<Format>;
     check_all<slots, word>(Format{}, is, atomic_access<>{});
-    check_all<slots, word>(format_for(Format::features()), is, atomic_access<>{});
+    check_all<slots, word>(format_for(Format {} -> features()), is, atomic_access<>{});
 }
 
 TEST_CASE("tables by every access policy")
 {
-    check_all<512, std::uint64_t>(ept_ad{}, flags_of<ept_ad>, atomic_access<order::relaxed>{});
-    check_all<512, std::uint64_t>(ept_ad{}, flags_of<ept_ad>, atomic_access<order::seq_cst>{});
-    check_all<512, std::uint64_t>(ept_ad{}, flags_of<ept_ad>, plain_access{});
-    check_all<512, std::uint64_t>(ept_ad{}, flags_of<ept_ad>, policy_of_ones_own{});
+    check_all<512, std::uint64_t>(ept_ad, flags_of<type_of<ept_ad>>, atomic_access<order::relaxed>{});
+    check_all<512, std::uint64_t>(ept_ad, flags_of<type_of<ept_ad>>, atomic_access<order::seq_cst>{});
+    check_all<512, std::uint64_t>(ept_ad, flags_of<type_of<ept_ad>>, plain_access{});
+    check_all<512, std::uint64_t>(ept_ad, flags_of<type_of<ept_ad>>, policy_of_ones_own{});
 }
 
 TEST_CASE("tables of odd sizes: the top of PAE, and some that no format has")
 {
-    check_all<4, std::uint64_t>(shadow_pae{}, flags_of<shadow_pae>, atomic_access<>{});
-    check_all<1, std::uint64_t>(ept_ad{}, flags_of<ept_ad>, atomic_access<>{});
-    check_all<63, std::uint64_t>(ept_ad{}, flags_of<ept_ad>, atomic_access<>{});
-    check_all<65, std::uint64_t>(ept_ad{}, flags_of<ept_ad>, atomic_access<>{});
-    check_all<128, std::uint64_t>(ept_ad{}, flags_of<ept_ad>, atomic_access<>{});
+    check_all<4, std::uint64_t>(shadow_pae, flags_of<type_of<shadow_pae>>, atomic_access<>{});
+    check_all<1, std::uint64_t>(ept_ad, flags_of<type_of<ept_ad>>, atomic_access<>{});
+    check_all<63, std::uint64_t>(ept_ad, flags_of<type_of<ept_ad>>, atomic_access<>{});
+    check_all<65, std::uint64_t>(ept_ad, flags_of<type_of<ept_ad>>, atomic_access<>{});
+    check_all<128, std::uint64_t>(ept_ad, flags_of<type_of<ept_ad>>, atomic_access<>{});
 }
 
 TEST_CASE("tables by masks known at run time, the accessed and the dirty bit at every place")
@@ -210,7 +220,7 @@ TEST_CASE("byte-swapped tables")
         store(slot, 0x1007 | (i % 3 == 0 ? 0x100 : 0) | std::uint64_t{i} << 12, access{});
         table[i] = slot;
     }
-    const auto done = age_table(table, ept_ad{}, access{});
+    const auto done = age_table(table, ept_ad, access{});
     for (unsigned i = 0; i < 512; ++i) {
         CHECK(done.test(i) == (i % 3 == 0));
         CHECK(load(table[i], access{}) == (0x1007 | std::uint64_t{i} << 12));
@@ -223,8 +233,8 @@ TEST_CASE("tables that are not aligned, and slots next to a table, which stay as
     for (std::size_t offset = 0; offset < 16; ++offset) {
         std::fill(std::begin(memory), std::end(memory), 0x1107);
         auto& table = reinterpret_cast<std::uint64_t(&)[512]>(memory[offset]);
-        CHECK(young_in(table, ept_ad{}) == slot_bitmap<512>::all());
-        CHECK(age_table(table, ept_ad{}) == slot_bitmap<512>::all());
+        CHECK(young_in(table, ept_ad) == slot_bitmap<512>::all());
+        CHECK(age_table(table, ept_ad) == slot_bitmap<512>::all());
         for (std::size_t i = 0; i < std::size(memory); ++i) {
             CHECK(memory[i] == (i >= offset && i < offset + 512 ? 0x1007 : 0x1107));
         }
@@ -239,14 +249,14 @@ TEST_CASE("a frozen entry whose marker looks accessed is neither reported nor ch
     table[102] = 0x1107;
     slot_bitmap<512> expected;
     for (std::size_t i = 100; i < 103; ++i) expected.set(i);
-    CHECK(young_in(table, ept_ad{}) == expected);
-    CHECK(age_table(table, ept_ad{}) == expected);
+    CHECK(young_in(table, ept_ad) == expected);
+    CHECK(age_table(table, ept_ad) == expected);
     for (std::size_t i = 0; i < 512; ++i) CHECK(table[i] == (expected.test(i) ? 0x1007 : 0x8000'0000'0000'05a0));
 }
 
 TEST_CASE("tables by access tracking")
 {
-    constexpr access_tracking<ept_no_ad, 54> tracking{};
+    constexpr auto tracking = track_accesses<54>(ept_no_ad);
     alignas(4096) static std::uint64_t table[512];
     for (unsigned i = 0; i < 512; ++i) table[i] = i % 3 == 0 ? 0x1037 : i % 3 == 1 ? 0x0140'0000'0000'1030 : 0;
     CHECK(young_in(table, tracking).count() == 171);
@@ -280,9 +290,9 @@ TEST_CASE("table operations run in constant expressions")
         slot_bitmap<512> two;
         two.set(6);
         two.set(7);
-        if (age_table(table, ept_ad{}, two).count() != 1 || young_in(table, ept_ad{}).count() != 510) return false;
+        if (age_table(table, ept_ad, two).count() != 1 || young_in(table, ept_ad).count() != 510) return false;
         if (age_table(table, masks::from({.present = 0x7, .accessed = 0x100})).count() != 510) return false;
-        if (harvest_dirty(table, ept_ad{}).count() != 511 || write_protect_table(table, ept_ad{}).count() != 512) {
+        if (harvest_dirty(table, ept_ad).count() != 511 || write_protect_table(table, ept_ad).count() != 512) {
             return false;
         }
         return count_where(table, [](std::uint64_t entry) { return entry == 0x1005; }) == 512;
@@ -294,9 +304,9 @@ TEST_CASE("counting by property")
 {
     alignas(4096) static std::uint64_t table[512] = {};
     for (unsigned i = 0; i < 100; ++i) table[i] = 0x1005 | (i % 2 == 0 ? 0x2 : 0) | (i % 5 == 0 ? 0x100 : 0);
-    CHECK(count_where(table, [](std::uint64_t entry) { return present(entry, ept_ad{}); }) == 100);
-    CHECK(count_where(table, [](std::uint64_t entry) { return young(entry, ept_ad{}); }) == 20);
-    CHECK(count_where(table, [](std::uint64_t entry) { return writable(entry, ept_ad{}); }, plain_access{}) == 50);
+    CHECK(count_where(table, [](std::uint64_t entry) { return present(entry, ept_ad); }) == 100);
+    CHECK(count_where(table, [](std::uint64_t entry) { return young(entry, ept_ad); }) == 20);
+    CHECK(count_where(table, [](std::uint64_t entry) { return writable(entry, ept_ad); }, plain_access{}) == 50);
 }
 
 TEST_CASE("slot bitmaps: all, order, and ored into a larger bitmap at any offset")
@@ -341,6 +351,237 @@ TEST_CASE("slot bitmaps: all, order, and ored into a larger bitmap at any offset
     }
 }
 
+// ---- what may be a table
+
+namespace {
+
+// Something of one's own with data() and size().
+struct own_table {
+    std::uint64_t* first;
+    std::size_t count;
+    [[nodiscard]] std::uint64_t* data() const { return first; }
+    [[nodiscard]] std::size_t size() const { return count; }
+};
+
+// Some young, dirty and writable, some not present.
+template <class Word>
+std::vector<Word> some_entries(std::size_t count)
+{
+    std::vector<Word> all(count);
+    for (Word& entry : all) entry = static_cast<Word>(0x1000 | (randomness() & 0x167));
+    return all;
+}
+
+template <std::size_t Bits, std::size_t Slots>
+bool same_slots(const slot_bitmap<Bits>& got, const slot_bitmap<Slots>& expected)
+{
+    bool same = got.count() == expected.count();
+    expected.for_each([&](std::size_t slot) { same = same && got.test(slot); });
+    return same;
+}
+
+// A table in one form, each operation against the same on an array of as many slots.
+template <class Word, std::size_t Slots, std::size_t Bits, class Format, class As>
+void check_form(const Format& format, As as_table)
+{
+    alignas(64) static Word array[Slots];
+    const std::vector<Word> entries = some_entries<Word>(Slots);
+    slot_bitmap<Slots> some;
+    slot_bitmap<Bits> same_some;
+    for (std::size_t i = 0; i < Slots; ++i) {
+        if (randomness() % 2 == 0) some.set(i), same_some.set(i);
+    }
+    const auto check_one = [&](auto operation) {
+        std::copy(entries.begin(), entries.end(), std::begin(array));
+        const auto expected = operation(array);
+        const std::vector<Word> after(std::begin(array), std::end(array));
+        std::copy(entries.begin(), entries.end(), std::begin(array));
+        auto&& table = as_table(array);
+        const auto got = operation(table);
+        CHECK(std::is_same_v<std::remove_const_t<decltype(got)>, slot_bitmap<Bits>>);
+        CHECK(same_slots(got, expected));
+        CHECK(std::equal(after.begin(), after.end(), table.data()));
+    };
+    const auto look_at = [&]<class Table>(const Table&) -> const auto& {
+        if constexpr (std::is_array_v<Table>) {
+            return some;
+        } else {
+            return same_some;
+        }
+    };
+    check_one([&](auto& table) { return age_table(table, format); });
+    check_one([&](auto& table) { return age_table(table, format, look_at(table)); });
+    check_one([&](auto& table) { return harvest_dirty(table, format); });
+    check_one([&](auto& table) { return harvest_dirty(table, format, look_at(table)); });
+    check_one([&](auto& table) { return write_protect_table(table, format); });
+    check_one([&](auto& table) { return write_protect_table(table, format, look_at(table)); });
+    check_one([&](auto& table) { return young_in(table, format); });
+    check_one([&](auto& table) { return young_in(table, format, look_at(table)); });
+
+    auto&& table = as_table(array);
+    const auto is_young = [&](std::uint64_t entry) { return young(entry, format); };
+    CHECK(count_where(table, is_young) == count_where(array, is_young));
+}
+
+template <std::size_t Slots>
+void check_forms()
+{
+    using word = std::uint64_t;
+    check_form<word, Slots, Slots>(shadow_long, [](auto& array) { return std::span<word, Slots>(array); });
+    check_form<word, Slots, Slots>(shadow_long, [](auto& array) {
+        std::array<word, Slots> copy;
+        std::copy(std::begin(array), std::end(array), copy.begin());
+        return copy;
+    });
+    if constexpr (Slots <= 512) {
+        check_form<word, Slots, 512>(shadow_long, [](auto& array) { return std::span<word>(array); });
+        check_form<word, Slots, 512>(format_for(shadow_features{}), [](auto& array) { return std::span<word>(array); });
+        check_form<word, Slots, 512>(shadow_long, [](auto& array) { return own_table{array, Slots}; });
+        check_form<word, Slots, 512>(shadow_long,
+                                     [](auto& array) { return std::vector<word>(std::begin(array), std::end(array)); });
+    }
+}
+
+}  // namespace
+
+TEST_CASE("a table is an array, a std::array, a std::vector, a std::span, or one's own: the same bitmaps")
+{
+    check_forms<1>();
+    check_forms<4>();
+    check_forms<63>();
+    check_forms<64>();
+    check_forms<65>();
+    check_forms<100>();
+    check_forms<200>();
+    check_forms<512>();
+    check_forms<1024>();
+    check_form<std::uint32_t, 1024, 1024>(shadow_two,
+                                          [](auto& array) { return std::span<std::uint32_t, 1024>(array); });
+    check_form<std::uint32_t, 100, 512>(shadow_two, [](auto& array) { return std::span<std::uint32_t>(array); });
+}
+
+TEST_CASE("the bitmap of a table whose size is not constant is as large as asked for, or of 512 slots")
+{
+    std::vector<std::uint32_t> wide(1024, 0x1027);
+    const auto young_slots = young_in<1024>(wide, shadow_two);
+    static_assert(std::is_same_v<decltype(young_slots), const slot_bitmap<1024>>);
+    CHECK(young_slots.count() == 1024);
+    CHECK(age_table<1024>(wide, shadow_two).count() == 1024);
+    CHECK(young_in<1024>(wide, shadow_two).count() == 0);
+
+    std::vector<std::uint64_t> dirty_pages(70, 0x1063);
+    CHECK(harvest_dirty<70>(dirty_pages, shadow_long) == slot_bitmap<70>::all());
+    CHECK(write_protect_table<128>(std::span(dirty_pages), shadow_long).count() == 70);
+    CHECK(dirty_pages[69] == 0x1021);
+
+    // A part of a table, and one without slots.
+    CHECK(age_table(std::span(dirty_pages).subspan(60), shadow_long).count() == 10);
+    CHECK(young_in(dirty_pages, shadow_long).count() == 60);
+    CHECK_FALSE(age_table(std::span<std::uint64_t>(), shadow_long).any());
+    CHECK_FALSE(young_in(std::vector<std::uint64_t>(), shadow_long).any());
+    CHECK(count_where(std::span<std::uint64_t>(), [](std::uint64_t) { return true; }) == 0);
+
+    // What can only be read.
+    const std::vector<std::uint64_t> still(3, 0x1027);
+    CHECK(young_in(still, shadow_long).count() == 3);
+    CHECK(young_in(std::span<const std::uint64_t, 3>(still), shadow_long) == slot_bitmap<3>::all());
+}
+
+TEST_CASE("tables of other forms in constant expressions")
+{
+    constexpr bool right = [] {
+        std::array<std::uint64_t, 65> table{};
+        for (std::uint64_t& slot : table) slot = 0x1107;
+        const auto young_slots = young_in(std::span(table), ept_ad);
+        return young_slots == slot_bitmap<65>::all() && age_table(table, ept_ad) == young_slots && table[64] == 0x1007;
+    }();
+    static_assert(right);
+}
+
+// ---- where a set bit denies writes, or the write permission is the dirty state
+
+namespace {
+
+// One operation on whole tables and on parts of them, against the scalar one on each slot.
+template <std::size_t Slots, class Access, class One, class Run>
+void check_by_slot(Access access, One one, Run run)
+{
+    alignas(4096) static std::uint64_t table[Slots];
+    alignas(4096) static std::uint64_t before[Slots];
+    int wrong = 0;
+    for (unsigned round = 0; round < 30; ++round) {
+        fill(before, round % 6, stages::valid | stages::write | stages::modifier);
+        slot_bitmap<Slots> look_at;
+        for (std::size_t n = 0; n < look_at.word_count; ++n) {
+            look_at.set_word(n, randomness() & slot_bitmap<Slots>::all().word(n));
+        }
+        for (const bool masked : {false, true}) {
+            std::copy(before, before + Slots, table);
+            const auto done = masked ? run(table, look_at, access) : run(table, access);
+            for (std::size_t i = 0; i < Slots; ++i) {
+                std::uint64_t slot = before[i];
+                const bool is = (!masked || look_at.test(i)) && one(slot);
+                wrong += done.test(i) != is || table[i] != slot;
+            }
+        }
+    }
+    CHECK(wrong == 0);
+}
+
+// By the manual: what writes, and what is left.
+template <class Format>
+void check_stage(const Format& format, bool write_bit_denies)
+{
+    const bool managed = format->features().dirty_state;
+    const auto take_write = [=](std::uint64_t& slot, bool modifier_too) {
+        if ((slot & stages::valid) == 0) return false;
+        const std::uint64_t entry = slot;
+        slot = write_bit_denies ? slot | stages::write : slot & ~stages::write;
+        if (modifier_too && managed) slot &= ~stages::modifier;
+        return slot != entry;
+    };
+    const auto check_access = [&]<std::size_t Slots>(std::integral_constant<std::size_t, Slots>, auto access) {
+        check_by_slot<Slots>(
+            access, [&](std::uint64_t& slot) { return take_write(slot, true); },
+            [&](auto& table, auto... how) { return write_protect_table(table, format, how...); });
+        check_by_slot<Slots>(
+            access, [&](std::uint64_t& slot) { return take_write(slot, false); },
+            [&](auto& table, auto... how) { return harvest_dirty(table, format, how...); });
+        check<std::uint64_t, Slots>(stages::valid, 0x400, true, access,
+                                    [&](auto& table, auto... how) { return age_table(table, format, how...); });
+    };
+    check_access(std::integral_constant<std::size_t, 512>{}, atomic_access<>{});
+    check_access(std::integral_constant<std::size_t, 512>{}, plain_access{});
+    check_access(std::integral_constant<std::size_t, 100>{}, atomic_access<>{});
+}
+
+}  // namespace
+
+TEST_CASE("tables of formats whose write permission denies, or is the dirty state")
+{
+    check_stage(stages::first, true);
+    check_stage(stages::first_without, true);
+    check_stage(stages::second, false);
+    check_stage(stages::second_without, false);
+    check_stage(format_for(stages::first->features()), true);
+    check_stage(format_for(stages::second->features()), false);
+}
+
+TEST_CASE("tables by access tracking of entries that suppress #VE and point past the memory")
+{
+    constexpr auto format =
+        ept<ept_features{.physical_bits = 46, .accessed_dirty = false, .suppress_ve = true, .memory_bits = 45}>;
+    constexpr auto tracking = track_accesses<54>(format);
+    alignas(4096) static std::uint64_t table[512];
+    for (unsigned i = 0; i < 512; ++i) table[i] = i % 3 == 0 ? 0x1037 : format->empty();
+    CHECK(age_table(table, tracking).count() == 171);
+    for (unsigned i = 0; i < 512; ++i) CHECK(table[i] == (i % 3 == 0 ? 0x8140'2000'0000'1030 : format->empty()));
+    CHECK_FALSE(age_table(table, tracking).any());
+    for (unsigned i = 0; i < 512; i += 3) CHECK(restore(table[i], tracking));
+    CHECK(young_in(table, tracking).count() == 171);
+    CHECK(table[510] == 0x1035);
+}
+
 // ---- ranges
 
 namespace {
@@ -382,38 +623,48 @@ struct page {
 };
 
 template <class Format>
-constexpr bool canonical_form = Format::tables().canonical;
+constexpr bool canonical_form = Format
+{
+} -> shape().above == extension::sign;
 
 // Random tables over an interesting part of the space, and beside them the pages they map.
 template <class Format>
 struct random_tables {
     using word = word_of<Format>;
-    static constexpr unsigned levels = Format::tables().levels;
+    static constexpr unsigned levels = Format
+    {
+    } -> shape().levels;
 
     struct mapping {
         page where;
         word* slot;
     };
 
-    random_tables() : memory(std::size_t{1} << Format::tables().index_bits_at(levels)) { grow(levels, 0x1000, 0); }
+    random_tables() : memory(std::size_t{1} << Format {} -> shape().index_bits_at(levels)) { grow(levels, 0x1000, 0); }
 
     // NOLINTNEXTLINE(misc-no-recursion): no deeper than the tables
     void grow(unsigned level, std::uint64_t table, std::uint64_t begin)
     {
-        const std::size_t slots = std::size_t{1} << Format::tables().index_bits_at(level);
+        const std::size_t slots = std::size_t{1} << Format
+        {
+        } -> shape().index_bits_at(level);
         const std::size_t tries = level == 1 ? slots : 6;
         for (std::size_t n = 0; n < tries; ++n) {
             // The first and the last slot often, for the ends of the space.
             const std::size_t i = level == 1 ? n : n == 0 ? 0 : n == 1 ? slots - 1 : randomness() % slots;
             word& slot = memory.at(table, i);
             if (slot != 0) continue;
-            const std::uint64_t address = begin + (std::uint64_t{i} << Format::tables().page_shift(level));
+            const std::uint64_t address = begin + (std::uint64_t{i} << Format {} -> shape().page_shift(level));
             const std::uint64_t young_bits = randomness() % 2 == 0 ? flags_of<Format>.accessed : 0;
             const std::uint64_t dirty_bits = randomness() % 2 == 0 ? flags_of<Format>.dirty : 0;
             const unsigned choice = randomness() % 8;
-            const bool is_large = level > 1 && choice < 2 && Format::exists(level, kind::leaf);
+            const bool is_large = level > 1 && choice < 2 && Format
+            {
+            } -> exists(level, kind::leaf);
             if (level == 1 ? choice < 5 : is_large) {
-                const std::uint64_t size = std::uint64_t{1} << Format::tables().page_shift(level);
+                const std::uint64_t size = std::uint64_t{1} << Format
+                {
+                } -> shape().page_shift(level);
                 slot = static_cast<word>(encode(kind::leaf, level, 0, {}, Format{}).entry | young_bits | dirty_bits);
                 pages.push_back({{address, size}, &slot});
             } else if (level > 1 && choice == 2) {
@@ -422,7 +673,9 @@ struct random_tables {
             } else if (level > 1 && choice == 3) {
                 // Present, and a rule broken: not followed, whatever it points to.
                 const std::uint64_t entry = encode(kind::table, level, 0x1000, {}, Format{}).entry;
-                const std::uint64_t reserved = Format::reserved_mask(level, kind::table);
+                const std::uint64_t reserved = Format
+                {
+                } -> reserved_mask(level, kind::table);
                 slot = static_cast<word>(entry | (reserved & (0 - reserved)));
                 illegal += reserved != 0;
                 if (reserved == 0) slot = 0;
@@ -438,12 +691,14 @@ struct random_tables {
 
     static std::uint64_t user_form(std::uint64_t address)
     {
-        const unsigned bits = Format::tables().address_bits();
+        const unsigned bits = Format
+        {
+        } -> shape().address_bits();
         return canonical_form<Format> && (address >> (bits - 1)) != 0 ? address | ~ones(bits - 1, 0) : address;
     }
 
     // Young or dirty pages that overlap a range of addresses as users write them.
-    [[nodiscard]] std::vector<page> model(std::uint64_t flag, address_range range) const
+    [[nodiscard]] std::vector<page> model(std::uint64_t flag, inclusive_range range) const
     {
         std::vector<page> expected;
         for (const mapping& m : pages) {
@@ -464,11 +719,12 @@ struct random_tables {
 
 }  // namespace
 
-TEST_CASE_TEMPLATE("ranges of every format report the pages of the model, in order, once", Format, ept_ad, ept_soft_63,
-                   ept_five, ept_mbe, npt_long, shadow_long, shadow_five, shadow_pae, shadow_two)
+TEST_CASE_TEMPLATE("ranges of every format report the pages of the model, in order, once", Format, type_of<ept_ad>,
+                   type_of<ept_soft_63>, type_of<ept_five>, type_of<ept_mbe>, type_of<npt_long>, type_of<shadow_long>,
+                   type_of<shadow_five>, type_of<shadow_pae>, type_of<shadow_two>)
 {
     constexpr flags is = flags_of<Format>;
-    const auto format = format_for(Format::features());
+    const auto format = format_for(Format {} -> features());
     for (int round = 0; round < 12; ++round) {
         random_tables<Format> space;
         std::vector<page> got;
@@ -482,7 +738,7 @@ TEST_CASE_TEMPLATE("ranges of every format report the pages of the model, in ord
                 const std::uint64_t near = ends[randomness() % ends.size()];
                 return space.user_form(near) + randomness() % 0x40'0000 - 0x20'0000;
             };
-            address_range range{end(), end()};
+            inclusive_range range{end(), end()};
             if (range.first > range.last && part % 4 != 0) std::swap(range.first, range.last);
             const auto expected = space.model(is.accessed, range);
             got.clear();
@@ -528,14 +784,14 @@ TEST_CASE("a range asks memory once for each table that it needs, and for nothin
         CHECK(size == 0x1000);
         sum += address - base;
     };
-    auto counts = age_range(ept_ad{}, 0x1000, {base + 0x3f'fff, base + 0x41'000}, memory, report);
+    auto counts = age_range(ept_ad, 0x1000, {base + 0x3f'fff, base + 0x41'000}, memory, report);
     CHECK(counts == range_counts{.pages = 3, .tables = 4});
     CHECK(memory.asked == 4);
     CHECK(sum == 0x3f'000 + 0x40'000 + 0x41'000);
-    counts = age_range(ept_ad{}, 0x1000, {base, base + 0x1f'ffff}, memory, [](auto, auto) {});
+    counts = age_range(ept_ad, 0x1000, {base, base + 0x1f'ffff}, memory, [](auto, auto) {});
     CHECK(counts == range_counts{.pages = 509, .tables = 4});
-    CHECK(age_range(ept_ad{}, 0x1000, {0, 0x3fff'ffff}, memory, report) == range_counts{.tables = 2});
-    CHECK(age_range(ept_ad{}, 0x7000, {}, memory, report) == range_counts{.missing = 1});
+    CHECK(age_range(ept_ad, 0x1000, {0, 0x3fff'ffff}, memory, report) == range_counts{.tables = 2});
+    CHECK(age_range(ept_ad, 0x7000, {}, memory, report) == range_counts{.missing = 1});
     CHECK(age_range(format_for(ept_features{.levels = 9}), 0x1000, {}, memory, report) == range_counts{});
 }
 
@@ -545,7 +801,7 @@ TEST_CASE("a table that contains itself is followed as many times as there are l
     memory.at(0x1000, 511) = 0x1000 | 0x23;
     std::vector<page> got;
     const auto report = [&](std::uint64_t address, std::uint64_t size) { got.push_back({address, size}); };
-    const auto counts = age_range(shadow_long{}, 0x1000, {}, memory, report);
+    const auto counts = age_range(shadow_long, 0x1000, {}, memory, report);
     CHECK(got == std::vector<page>{{0xffff'ffff'ffff'f000, 0x1000}});
     CHECK(counts.tables == 4);
 }
@@ -553,25 +809,25 @@ TEST_CASE("a table that contains itself is followed as many times as there are l
 TEST_CASE("the part of a range that tables translate: canonical addresses and the hole between them")
 {
     const auto part = [](std::uint64_t first, std::uint64_t last, const auto& format) {
-        const address_range r = translated_part({first, last}, format.tables());
+        const inclusive_range r = format->shape().translated_part({first, last});
         return std::pair{r.first, r.last};
     };
     using ends = std::pair<std::uint64_t, std::uint64_t>;
     const auto is_empty = [](ends e) { return e.first > e.second; };
     constexpr std::uint64_t low = 0x0000'7fff'ffff'ffff, high = 0xffff'8000'0000'0000, all = ~std::uint64_t{0};
-    CHECK(part(0, all, shadow_long{}) == ends{0, 0xffff'ffff'ffff});
-    CHECK(part(0x1000, low, shadow_long{}) == ends{0x1000, low});
-    CHECK(part(high, all, shadow_long{}) == ends{0x8000'0000'0000, 0xffff'ffff'ffff});
-    CHECK(part(0x1000, low + 0x1000, shadow_long{}) == ends{0x1000, low});
-    CHECK(part(high - 0x1000, high + 5, shadow_long{}) == ends{0x8000'0000'0000, 0x8000'0000'0005});
-    CHECK(part(low - 1, high, shadow_long{}) == ends{low - 1, 0x8000'0000'0000});
-    CHECK(is_empty(part(low + 1, high - 1, shadow_long{})));
-    CHECK(is_empty(part(2, 1, shadow_long{})));
-    CHECK(is_empty(part(high, low, shadow_long{})));
-    CHECK(part(0x1000, all, ept_ad{}) == ends{0x1000, 0xffff'ffff'ffff});
-    CHECK(part(0x1000, 0x1fff, ept_ad{}) == ends{0x1000, 0x1fff});
-    CHECK(is_empty(part(0x1'0000'0000, all, shadow_two{})));
-    CHECK(part(0, all, shadow_two{}) == ends{0, 0xffff'ffff});
+    CHECK(part(0, all, shadow_long) == ends{0, 0xffff'ffff'ffff});
+    CHECK(part(0x1000, low, shadow_long) == ends{0x1000, low});
+    CHECK(part(high, all, shadow_long) == ends{0x8000'0000'0000, 0xffff'ffff'ffff});
+    CHECK(part(0x1000, low + 0x1000, shadow_long) == ends{0x1000, low});
+    CHECK(part(high - 0x1000, high + 5, shadow_long) == ends{0x8000'0000'0000, 0x8000'0000'0005});
+    CHECK(part(low - 1, high, shadow_long) == ends{low - 1, 0x8000'0000'0000});
+    CHECK(is_empty(part(low + 1, high - 1, shadow_long)));
+    CHECK(is_empty(part(2, 1, shadow_long)));
+    CHECK(is_empty(part(high, low, shadow_long)));
+    CHECK(part(0x1000, all, ept_ad) == ends{0x1000, 0xffff'ffff'ffff});
+    CHECK(part(0x1000, 0x1fff, ept_ad) == ends{0x1000, 0x1fff});
+    CHECK(is_empty(part(0x1'0000'0000, all, shadow_two)));
+    CHECK(part(0, all, shadow_two) == ends{0, 0xffff'ffff});
 }
 
 TEST_CASE("skipping subtrees that were not accessed")
@@ -588,33 +844,33 @@ TEST_CASE("skipping subtrees that were not accessed")
     const auto none = [](auto, auto) {};
 
     // A part of a table's span: nothing is cleared on the way.
-    auto counts = age_range(ept_ad{}, 0x1000, {0, 0x1f'fffe}, memory, none, subtrees::accessed);
+    auto counts = age_range(ept_ad, 0x1000, {0, 0x1f'fffe}, memory, none, subtrees::accessed);
     CHECK(counts == range_counts{.pages = 1, .tables = 4});
     CHECK(memory.at(level_2, 0) == (used | 0x107));
     memory.at(used, 5) |= 0x100;
 
     // All of it.
-    counts = age_range(ept_ad{}, 0x1000, {}, memory, none, subtrees::accessed);
+    counts = age_range(ept_ad, 0x1000, {}, memory, none, subtrees::accessed);
     CHECK(counts == range_counts{.pages = 1, .tables = 4, .missing = 1, .skipped = 1});
     CHECK(memory.at(0x1000, 0) == (level_3 | 0x7));
     CHECK(memory.at(level_3, 0) == (level_2 | 0x7));
     CHECK(memory.at(level_2, 0) == (used | 0x7));
     CHECK(memory.at(level_2, 2) == (0x99'9000 | 0x107));
-    CHECK(age_range(ept_ad{}, 0x1000, {}, memory, none, subtrees::accessed) == range_counts{.tables = 1, .skipped = 1});
+    CHECK(age_range(ept_ad, 0x1000, {}, memory, none, subtrees::accessed) == range_counts{.tables = 1, .skipped = 1});
 
     // By default nothing is skipped, and no table entry changes.
-    CHECK(age_range(ept_ad{}, 0x1000, {}, memory, none) == range_counts{.pages = 1, .tables = 5, .missing = 1});
+    CHECK(age_range(ept_ad, 0x1000, {}, memory, none) == range_counts{.pages = 1, .tables = 5, .missing = 1});
     CHECK(memory.at(level_2, 1) == (idle | 0x7));
 
     // A software accessed bit stands in leaves alone: there is nothing to skip by.
     memory.at(idle, 5) |= 0x8000'0000'0000'0000;
-    counts = age_range(ept_soft_63{}, 0x1000, {}, memory, none, subtrees::accessed);
+    counts = age_range(ept_soft_63, 0x1000, {}, memory, none, subtrees::accessed);
     CHECK(counts == range_counts{.pages = 1, .tables = 5, .missing = 1});
 }
 
 TEST_CASE("a range by access tracking, large pages too")
 {
-    constexpr access_tracking<ept_no_ad, 54> tracking{};
+    constexpr auto tracking = track_accesses<54>(ept_no_ad);
     machine<std::uint64_t> memory(512);
     const std::uint64_t level_3 = memory.add(), level_2 = memory.add(), level_1 = memory.add();
     memory.at(0x1000, 0) = level_3 | 0x7;
@@ -639,8 +895,8 @@ namespace {
 template <class Word, class Format>
 void access_slot(Word& slot, bool write, const Format& format, std::uint32_t& accessed, std::uint32_t& dirty)
 {
-    const Word a = static_cast<Word>(format.accessed.mask());
-    const Word d = static_cast<Word>(format.dirty.mask());
+    const Word a = static_cast<Word>(format->accessed.mask());
+    const Word d = static_cast<Word>(format->dirty.mask());
     Word entry = load(slot);
     for (;;) {
         const Word wanted = static_cast<Word>(entry | a | (write ? d : Word{0}));
@@ -655,11 +911,11 @@ void access_slot(Word& slot, bool write, const Format& format, std::uint32_t& ac
 
 }  // namespace
 
-TEST_CASE_TEMPLATE("over whole tables every A is aged or still there, every D harvested or still there", Format, ept_ad,
-                   npt_long, shadow_two)
+TEST_CASE_TEMPLATE("over whole tables every A is aged or still there, every D harvested or still there", Format,
+                   type_of<ept_ad>, type_of<npt_long>, type_of<shadow_two>)
 {
     using word = word_of<Format>;
-    constexpr std::size_t slots = std::is_same_v<Format, shadow_two> ? 1024 : 512;
+    constexpr std::size_t slots = sizeof(word) == 4 ? 1024 : 512;
     constexpr unsigned accesses = 200'000;
     const auto page_entry = static_cast<word>(encode(kind::leaf, 1, 0x1000, {}, Format{}).entry);
     alignas(4096) static word table[slots];
@@ -701,7 +957,7 @@ TEST_CASE_TEMPLATE("over whole tables every A is aged or still there, every D ha
     for (std::size_t i = 0; i < slots; ++i) {
         wrong += accessed[i] != aged[i] + aged_too[i] + still_young.test(i);
         wrong += dirtied[i] != harvested[i] + dirty(table[i], Format{});
-        wrong += (table[i] & ~(Format::accessed | Format::dirty)) != page_entry;
+        wrong += (table[i] & ~(Format {} -> accessed | Format {} -> dirty)) != page_entry;
         all_aged += aged[i] + aged_too[i] + still_young.test(i);
     }
     CHECK(wrong == 0);
@@ -728,9 +984,9 @@ TEST_CASE("two neighbours are cleared at once, and a bit that another thread set
     both.set(1);
     std::uint64_t wrong = 0;
     for (unsigned n = 0; n < 200'000; ++n) {
-        for (std::uint64_t* slot : {&table[0], &table[1]}) set(*slot, ept_ad::accessed | ept_ad::dirty);
-        wrong += age_table(table, ept_ad{}, both) != both;
-        wrong += harvest_dirty(table, ept_ad{}, both) != both;
+        for (std::uint64_t* slot : {&table[0], &table[1]}) set(*slot, ept_ad->accessed | ept_ad->dirty);
+        wrong += age_table(table, ept_ad, both) != both;
+        wrong += harvest_dirty(table, ept_ad, both) != both;
     }
     stop = true;
     other.join();
@@ -768,7 +1024,7 @@ TEST_CASE("write-protecting whole tables takes each permission once, and unmappe
         stop = true;
     });
     do {
-        write_protect_table(table, ept_ad{}).for_each([&](std::size_t i) { ++taken[i]; });
+        write_protect_table(table, ept_ad).for_each([&](std::size_t i) { ++taken[i]; });
     } while (!stop);
     owner.join();
 

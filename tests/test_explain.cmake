@@ -103,12 +103,7 @@ expect(0
 broken: write without read: 1
 
 not present 0x1000
-  R     0      0              no read
-  W     1      0              no write
-  X     2      0              no execute
-  PS    7      0              table
-  A     8      0              not accessed
-  -     51:12  1              address 0x1000
+  -     63:3   0x200          software
 ]] "" --long ept 2 -)
 file(WRITE ${input} "")
 expect(0 "" "" ept 1 -)
@@ -175,9 +170,54 @@ TLB flush: needed
 atomic update: asked of leaves only
 ]] "" --diff ept 4 1107 0)
 
+expect(0
+[[old: empty
+new: 2M leaf 0x20'0000 RWX user A
+changed:
+  P     0      0 -> 1  present
+  R/W   1      0 -> 1  write
+  U/S   2      0 -> 1  user and supervisor
+  A     5      0 -> 1  accessed
+  PS    7      0 -> 1  2M page
+  -     51:21  0 -> 1  address 0x20'0000
+TLB flush: not needed
+atomic update: not needed
+]] "" --diff x86 2 0 2000a7)
+expect(0
+[[old: 4K leaf 0x1000 RWX user A D
+new: not present 0x5a0
+changed:
+  P     0      1 -> 0  absent
+  R/W   1      1 -> 0  no write
+  U/S   2      1 -> 0  supervisor only
+  D     6      1 -> 0  not dirty
+  PAT   7      0 -> 1  PAT index +4
+  G     8      0 -> 1  global
+  -     10:9   0 -> 2  software
+  -     51:12  1 -> 0  address 0x0
+TLB flush: needed
+atomic update: not needed
+]] "" --diff x86 1 1067 5a0)
+expect(0
+[[old: not present 0x5a0
+new: not present 0x3a0
+changed:
+  -     63:1   0x2d0 -> 0x1d0  software
+TLB flush: not needed
+atomic update: not needed
+]] "" --diff x86 1 5a0 3a0)
+
+# What an absent entry must hold: bit 63 with #VE, no address in memory on a CPU with L1TF.
+expect(0
+[[not present 0xab'c000
+  -     51:12  0xabc          address 0xab'c000
+broken: points into memory
+]] "" --long ept,memory_bits=39 1 abc000)
+expect(0 "0x8000000000000000  empty\n" "" --short ept,suppress_ve=1 1 8000000000000000)
+
 # Every feature of the headers can be given.
 foreach(format shadow npt ept)
-    file(STRINGS ${include}/ptebits/${format}.hpp members REGEX "^    (unsigned|bool|optional_bit) [a-z_0-9]+ = ")
+    file(STRINGS ${include}/ptebits/formats/${format}.hpp members REGEX "^    (unsigned|bool|optional_bits) [a-z_0-9]+ = ")
     list(LENGTH members count)
     if(count LESS 9)
         message(FATAL_ERROR "the features of ${format}.hpp are not found: the search is broken")
@@ -187,7 +227,7 @@ foreach(format shadow npt ept)
         set(value ${CMAKE_MATCH_3})
         if(CMAKE_MATCH_1 STREQUAL "bool")
             set(value 0)
-        elseif(CMAKE_MATCH_1 STREQUAL "optional_bit")
+        elseif(CMAKE_MATCH_1 STREQUAL "optional_bits")
             set(value 51)
             if(format STREQUAL "ept")
                 set(value "52,accessed_dirty=0")
@@ -223,10 +263,10 @@ expect_wrong("'' is not FEATURE=VALUE" ept,,levels=4 1 1)
 expect_wrong("accessed_dirty is 0 or 1, not '2'" ept,accessed_dirty=2 1 1)
 expect_wrong("accessed_dirty is 0 or 1, not 'on'" ept,accessed_dirty=on 1 1)
 expect_wrong("physical_bits is a decimal number, not '0x30'" ept,physical_bits=0x30 1 1)
-expect_wrong("the physical-address width is not 32 to 52" ept,physical_bits=53 1 1)
+expect_wrong("the format does not have this physical-address width" ept,physical_bits=53 1 1)
 expect_wrong("the format has no tables of so many levels" ept,levels=3 1 1)
 expect_wrong("two accessed bits" ept,software_accessed=63 1 1)
-expect_wrong("the encryption bit lies outside the address" npt,encryption_bit=52 1 1)
+expect_wrong("bits are claimed from outside the address" npt,encryption_bit=52 1 1)
 expect_wrong("features that exclude each other" x86,levels=3,hlat=1 1 1)
 foreach(hex 0x x 1g -1 +1 10000000000000000)
     expect_wrong("'${hex}' is not a hexadecimal number of 64 bits" ept 1 1 ${hex})

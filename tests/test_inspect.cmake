@@ -83,8 +83,8 @@ expect_bad(efer-missing 2 "the header lacks efer=")
 expect_bad(unknown-format 1 "format is not npt, shadow, ept or x86")
 expect_bad(levels-not-decimal 1 "levels is not a decimal number")
 expect_bad(levels-unknown 1 "the format has no tables of so many levels")
-expect_bad(width-unknown 1 "the physical-address width is not 32 to 52")
-expect_bad(encryption-bit-unknown 1 "the encryption bit lies outside the address")
+expect_bad(width-unknown 1 "the format does not have this physical-address width")
+expect_bad(encryption-bit-unknown 1 "bits are claimed from outside the address")
 expect_bad(root-not-hexadecimal 1 "root is not a hexadecimal number")
 expect_bad(root-not-aligned 1 "root is not aligned to the size of its table")
 expect_bad(root-too-wide 1 "root is wider than maxphyaddr")
@@ -110,13 +110,13 @@ dirty:           yes
 software bits:   -
 rule:            none broken
   name   bits  value  role
-     P      0      1  present
+     P      0      1  fixed
      A      5      1  accessed
      D      6      1  dirty
-    PS      7      1  page size
+    PS      7      1  fixed
      G      8      1  attribute
-     -  51:22      4  address
-    XD     63      1  execute disable
+     -  51:21      8  address
+    XD     63      1  denies execute
 ]]
     "" --entry x86 2 80000000010001e1)
 expect(0
@@ -131,7 +131,7 @@ dirty:           has no such bit
 software bits:   6
 rule:            reserved bits set: 8
   name   bits  value  role
-     P      0      1  present
+     P      0      1  fixed
    R/W      1      1  write
    U/S      2      1  user
      A      5      1  accessed
@@ -143,22 +143,16 @@ rule:            reserved bits set: 8
 expect(0
 [[
 entry:           750000007a07870
-kind:            leaf of level 1, 4K
+kind:            absent
 present:         no, so the MMU looks at no other bit
-address:         7a07000
+address:         0
 permissions:     none
-accessed:        no
-dirty:           no
-software bits:   11 52 54 56 57 58
+accessed:        has no such bit
+dirty:           has no such bit
+software bits:   4 5 6 11 12 13 14 21 23 24 25 26 52 54 56 57 58
 rule:            none broken
-  name   bits  value  role
-    MT    5:3      6  memory type
-  IPAT      6      1  memory type
-     -     11      1  software
-     -  51:12   7a07  address
-     -  56:52     15  software
-     -     57      1  software
-     -     58      1  software
+  name  bits           value  role
+     -  63:3  ea000000f40f0e  software
 ]]
     "" --entry ept 1 0750000007a07870)
 expect(0
@@ -184,11 +178,11 @@ rule:            write without read: 1
 expect(0
 [[
 entry:           0
-kind:            refers to a table of level 3
+kind:            absent
 present:         no, so the MMU looks at no other bit
 address:         0
 permissions:     none
-accessed:        no
+accessed:        has no such bit
 dirty:           has no such bit
 software bits:   -
 rule:            none broken

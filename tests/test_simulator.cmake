@@ -390,7 +390,7 @@ expect_bad_config(":2" "'maybe' is neither on nor off" "host = ept\nhost.accesse
 expect_bad_config(":2" "'-1' is not a number" "host = ept\nhost.levels = -1\n")
 expect_bad_config(":2" "a guest without paging has no features" "guest = none\nguest.levels = 4\n")
 expect_bad_config(":2" "host: the format has no tables of so many levels" "guest = none\nhost = ept\nhost.levels = 3\n")
-expect_bad_config(":1" "guest: the physical-address width is not 32 to 52"
+expect_bad_config(":1" "guest: the format does not have this physical-address width"
     "guest = paging\nguest.physical_bits = 53\nhost = ept\n")
 expect_bad_config(":1" "host: the hardware uses the software bit"
     "host = ept\nhost.suppress_ve = on\nhost.accessed_dirty = off\nhost.software_accessed = 63\nguest = none\n")

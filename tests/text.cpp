@@ -11,7 +11,10 @@
 #include <string_view>
 #include <vector>
 
-#include <ptebits/npt.hpp>
+#include <ptebits/formats/ept.hpp>
+#include <ptebits/formats/npt.hpp>
+#include <ptebits/formats/shadow.hpp>
+#include <ptebits/ptebits.hpp>
 #include <ptebits/text.hpp>
 #include <ptebits/text_stream.hpp>
 
@@ -30,11 +33,11 @@ struct device_features {
 };
 
 struct device_fields {
-    field read;
-    field write;
-    field policy;
-    field large;
-    field snoop;
+    entry_field read;
+    entry_field write;
+    entry_field policy;
+    entry_field large;
+    entry_field snoop;
 };
 
 struct device_description {
@@ -45,21 +48,20 @@ struct device_description {
 
     // clang-format off
     static constexpr row<features, fields> rows[] = {
-        // name  bits           in which entries    role                named             only with  otherwise
-        {"R",    bit(0),        every,              role::read,         &fields::read},
-        {"W",    bit(1),        every,              role::write,        &fields::write},
+        // name  bits           in which entries    use                named             only with  otherwise
+        {"R",    bit(0),        every,              role::read,        &fields::read},
+        {"W",    bit(1),        every,              role::write,       &fields::write},
         {"",     bits(6, 2),    tables,             role::reserved},
-        {"CP",   bits(4, 2),    leaves,             role::memory_type,  &fields::policy},
+        {"CP",   bits(4, 2),    leaves,             role::memory_type, &fields::policy},
         {"",     bits(6, 5),    leaves,             role::software},
-        {"",     bit(7),        leaf(1),            role::software},
-        {"L",    bit(7),        table(2) | leaf(2), role::page_size,    &fields::large},
-        {"",     bit(7),        table(3),           role::reserved},
+        {"",     bit(7),        leaf_at(1),         role::software},
+        {"L",    bit(7),        leaf_at(2),         is(1),             &fields::large},
+        {"L",    bit(7),        table_at(2),        is(0),             &fields::large},
+        {"",     bit(7),        table_at(3),        role::reserved},
         {"",     bits(10, 8),   every,              role::software},
         {"",     bit(11),       tables,             role::software},
-        {"SNP",  bit(11),       leaves,             role::attribute,    &fields::snoop,   snooping,  role::reserved},
-        {"",     bits(51, 12),  tables | leaf(1),   role::address},
-        {"",     bits(20, 12),  leaf(2),            role::reserved},
-        {"",     bits(51, 21),  leaf(2),            role::address},
+        {"SNP",  bit(11),       leaves,             role::attribute,   &fields::snoop,   snooping,  role::reserved},
+        {"",     bits(51, 12),  every,              role::address},
         {"",     bits(63, 52),  every,              role::software},
     };
     static constexpr ptebits::forbidden<features, fields> forbidden[] = {
@@ -68,40 +70,36 @@ struct device_description {
     };
     // clang-format on
 
-    static constexpr shape shape_of(const features& f) { return {.levels = f.levels}; }
-    static constexpr entries entries_of(const features& f) { return leaf(1) | leaf(2) | tables_up_to(f.levels); }
+    static constexpr dimensions shape_of(const features& f) { return {.levels = f.levels}; }
+    static constexpr entries entries_of(const features& f) { return leaves_up_to(2) | tables_up_to(f.levels); }
     static constexpr defect contradiction(const features& f)
     {
         return f.levels == 2 || f.levels == 3 ? defect::none : defect::levels;
     }
+    static constexpr const char* meaning(entry_field fields::* named, std::uint64_t value, kind, const features&)
+    {
+        if (named == &fields::policy) return value == 0 ? "uncached" : value == 1 ? "streaming" : "";
+        if (named == &fields::snoop) return value != 0 ? "coherent" : "not coherent";
+        return "";
+    }
 };
 
 template <device_features Features>
-struct device : static_format<device_description, Features> {
-    static constexpr field read = device::value.read;
-    static constexpr field policy = device::value.policy;
-};
+constexpr constant_format<device_description, Features> device{};
 
-static_assert(well_formed<device<device_features{}>> && well_formed<device<device_features{.snoop_control = false}>>);
-static_assert(device<device_features{}>::policy == field_of(0x1c));
-
-constexpr const char* meaning(field device_fields::* named, std::uint64_t value)
-{
-    if (named == &device_fields::policy) return value == 0 ? "uncached" : value == 1 ? "streaming" : "";
-    if (named == &device_fields::snoop) return value != 0 ? "coherent" : "not coherent";
-    return "";
-}
+static_assert(well_formed(device<device_features{}>) && well_formed(device<device_features{.snoop_control = false}>));
+static_assert(device<device_features{}>->policy == field_of(0x1c));
 
 /// Calls a check with one format of each shape.
 template <class Check>
 void for_each_shape(Check check)
 {
-    check(shadow<shadow_features{.levels = 2}>{});
-    check(shadow<shadow_features{.levels = 3}>{});
-    check(shadow<shadow_features{.physical_bits = 46, .protection_keys = true}>{});
-    check(npt<npt_features{.physical_bits = 48, .encryption_bit = 47}>{});
-    check(ept<ept_features{.physical_bits = 46}>{});
-    check(device<device_features{}>{});
+    check(shadow<shadow_features{.levels = 2}>);
+    check(shadow<shadow_features{.levels = 3}>);
+    check(shadow<shadow_features{.physical_bits = 46, .protection_keys = true}>);
+    check(npt<npt_features{.physical_bits = 48, .encryption_bit = 47}>);
+    check(ept<ept_features{.physical_bits = 46}>);
+    check(device<device_features{}>);
 }
 
 /// Calls a check with formats of every kind: features off and on, known here or at run time.
@@ -111,7 +109,7 @@ void for_every_format(Check check)
     for_each_shape(check);
     const auto with = [&](const auto& features) {
         const auto format = format_for(features);
-        REQUIRE(format.wrong().what == defect::none);
+        REQUIRE(format->wrong().what == defect::none);
         check(format);
     };
     with(shadow_features{});
@@ -209,10 +207,10 @@ std::string check_fields(std::uint64_t entry, unsigned level, const Format& form
 
     // Every named row in force has its line.
     const kind k = kind_of(entry, level, format);
-    const auto switches = row_features<description>(format.features());
-    const std::uint64_t all = format.layout_at(level, k).all;
+    const auto switches = row_features<description>(format->features());
+    const std::uint64_t all = format->layout_at(level, k).all;
     for (const auto& r : description::rows) {
-        if (*r.name == '\0' || !r.in.contains(level, k) || r.role_at(switches, level) != r.is) continue;
+        if (*r.name == '\0' || !r.in.contains(level, k) || !r.in_force(switches, level)) continue;
         const field at = r.bits_at(switches);
         if ((at.mask() & all) == 0) continue;
         bool told = false;
@@ -249,12 +247,12 @@ consteval bool says(const char (&expected)[Size], std::uint64_t entry, unsigned 
     const text_result result = describe(entry, level, format, buffer);
     return result.written + 1 == Size && std::string_view(buffer, Size) == std::string_view(expected, Size);
 }
-static_assert(says("4K leaf 0x12'3456'7000 RW- WB A D sw=57,58", 0x0600'0012'3456'7333, 1, ept<ept_features{}>{}));
+static_assert(says("4K leaf 0x12'3456'7000 RW- WB A D sw=57,58", 0x0600'0012'3456'7333, 1, ept<ept_features{}>));
 
 consteval bool fields_fit()
 {
     char buffer[1000];
-    return !describe_fields(0x0600'0012'3456'7333, 1, ept<ept_features{}>{}, buffer).truncated();
+    return !describe_fields(0x0600'0012'3456'7333, 1, ept<ept_features{}>, buffer).truncated();
 }
 static_assert(fields_fit());
 
@@ -337,13 +335,21 @@ TEST_CASE("an entry field by field")
           "  -     58     1              software; PW if EPT paging-write\n"
           "broken: reserved bits set: 39\n");
     CHECK(fields_of(0x1000, 5, e) == "no such level 0x1000\n");
-    CHECK(fields_of(0, 4, e) ==
+    CHECK(fields_of(0, 4, e) == "empty\n");
+    CHECK(fields_of(0x8750'0000'07a0'7870, 1, e) ==
+          "not present 0x8750'0000'07a0'7870\n"
+          "  -     63:3   0x10ea'0000'00f4'0f0e software\n");
+
+    // What software must write into an absent entry has its line.
+    const auto ve = format_for(ept_features{.suppress_ve = true});
+    CHECK(fields_of(0x8000'0000'0000'0000, 1, ve) ==
           "empty\n"
-          "  R     0      0              no read\n"
-          "  W     1      0              no write\n"
-          "  X     2      0              no execute\n"
-          "  A     8      0              not accessed\n"
-          "  -     38:12  0              address 0x0\n");
+          "  SVE   63     1              violation exits\n");
+    CHECK(fields_of(0xab'c000, 1, ve) ==
+          "not present 0xab'c000\n"
+          "  -     62:3   0x15'7800      software\n"
+          "  SVE   63     0              violation may raise #VE\n"
+          "broken: a bit that must be written has another value\n");
 
     const auto x = format_for(shadow_features{.protection_keys = true, .encryption_bit = 47});
     CHECK(fields_of(0xd800'8000'00e0'31fb, 2, x) ==
@@ -359,8 +365,7 @@ TEST_CASE("an entry field by field")
           "  G     8      1              global\n"
           "  PAT   12     1              PAT index +4\n"
           "  -     20:13  1              reserved; address if PSE-36\n"
-          "  -     21     1              address 0x20'0000\n"
-          "  -     46:22  3              address 0xc0'0000\n"
+          "  -     46:21  7              address 0xe0'0000\n"
           "  C     47     1              encryption bit set\n"
           "  PK    62:59  0xb            protection key\n"
           "  XD    63     1              no execute\n"
@@ -382,7 +387,7 @@ TEST_CASE("a user's format in words")
     CHECK(line_of(0x1801, 1, f) == "4K leaf 0x1000 R-X uncached SNP");
     CHECK(line_of(0x100d, 1, f) == "4K leaf 0x1000 R-X CP=3");
     CHECK(line_of(0x101d, 1, f) == "4K leaf 0x1000 R-X CP=7; illegal memory type: 2-4");
-    CHECK(fields_of(0x20'0883, 2, device<device_features{.snoop_control = false}>{}) ==
+    CHECK(fields_of(0x20'0883, 2, device<device_features{.snoop_control = false}>) ==
           "2M leaf 0x20'0000 RWX uncached\n"
           "  R     0      1              read\n"
           "  W     1      1              write\n"
@@ -396,7 +401,7 @@ TEST_CASE("a user's format in words")
 TEST_CASE("the long form read back gives the entry, for every field of every format")
 {
     for_every_format([](const auto& format) {
-        for (unsigned level = 1; level <= format.tables().levels; ++level) {
+        for (unsigned level = 1; level <= format->shape().levels; ++level) {
             CAPTURE(level);
             std::set<std::uint64_t> entries{0, ~std::uint64_t{0}};
             for (unsigned index = 0; index < 64; ++index) {
@@ -404,12 +409,14 @@ TEST_CASE("the long form read back gives the entry, for every field of every for
                 entries.insert(~bit(index).mask());
             }
             // Every field at its least and greatest, alone and beside all others.
-            for (const kind k : {kind::table, kind::leaf}) {
-                const std::uint64_t page_size = format.layout_at(level, k).mask(role::page_size);
+            for (const kind k : {kind::none, kind::table, kind::leaf, kind::run}) {
+                const layout& l = format->layout_at(level, k);
+                const std::uint64_t fixed = l.mask(role::fixed);
                 for (unsigned low = 0; low < 64;) {
                     const auto part = part_at(low, level, k, format);
                     low += part.bits.width();
-                    for (const std::uint64_t with : {std::uint64_t{0}, page_size, ~page_size}) {
+                    for (const std::uint64_t with :
+                         {std::uint64_t{0}, fixed, fixed & l.value, ~fixed, ~fixed | l.value}) {
                         entries.insert(part.bits.mask() | with);
                         entries.insert(~part.bits.mask() & with);
                     }
@@ -426,7 +433,7 @@ TEST_CASE("the long form read back gives the entry, for every field of every for
 TEST_CASE("no buffer is overrun, whatever its size")
 {
     for_each_shape([](const auto& format) {
-        for (unsigned level = 0; level <= format.tables().levels + 1; ++level) {
+        for (unsigned level = 0; level <= format->shape().levels + 1; ++level) {
             for (unsigned index = 0; index <= 64; ++index) {
                 const std::uint64_t entry = bit(index).mask();
                 const auto line = [&](char* buffer, std::size_t size) {
@@ -463,20 +470,27 @@ TEST_CASE("the parts of an entry are its 64 bits, in order, each with the role t
 {
     for_every_format([](const auto& format) {
         for (unsigned level = 0; level <= max_levels + 1; ++level) {
-            for (const kind k : {kind::table, kind::leaf}) {
+            for (const kind k : {kind::none, kind::table, kind::leaf, kind::run}) {
                 CAPTURE(level);
+                CAPTURE(name(k));
                 unsigned next = 0;
                 for (unsigned low = 0; low < 64;) {
                     const auto part = part_at(low, level, k, format);
                     REQUIRE(part.bits.exists());
                     REQUIRE(part.bits.shift() == low);
-                    const layout& l = format.layout_at(level, k);
+                    const layout& l = format->layout_at(level, k);
                     if (part.is == role::none) {
                         CHECK((part.bits.mask() & l.all) == 0);
                     } else {
                         CHECK((part.bits.mask() & ~l.mask(part.is)) == 0);
                     }
-                    CHECK((part.from == nullptr) == (part.is == role::none || !format.exists(level, k)));
+                    if (k == kind::none) {  // what no row speaks of is software's, or tells that it is absent
+                        if (part.from == nullptr) {
+                            CHECK((part.is == role::none || part.is == role::software || part.is == role::fixed));
+                        }
+                    } else {
+                        CHECK((part.from == nullptr) == (part.is == role::none || !format->exists(level, k)));
+                    }
                     low += part.bits.width();
                     next = low;
                 }
@@ -513,7 +527,9 @@ TEST_CASE("numbers in text")
 
 TEST_CASE("the memory types of EPT")
 {
-    const auto type = [](std::uint64_t value) { return std::string(meaning(&ept_fields::memory_type, value)); };
+    const auto type = [](std::uint64_t value) {
+        return std::string(ept_fields::meaning(&ept_fields::memory_type, value));
+    };
     CHECK(type(0) == "UC");
     CHECK(type(1) == "WC");
     CHECK(type(4) == "WT");
@@ -526,16 +542,16 @@ TEST_CASE("the PAT index of an ordinary entry")
 {
     const auto x = format_for(shadow_features{});
     const auto index = [&](std::uint64_t entry, unsigned level) {
-        return pat_index(entry, layout_of(entry, level, x), x.fields());
+        return pat_index(entry, layout_of(entry, level, x), x->fields());
     };
     for (unsigned n = 0; n < 8; ++n) {
-        const std::uint64_t low = (n & 1) << 3 | (n & 2) << 3;
+        const std::uint64_t low = 1 | (n & 1) << 3 | (n & 2) << 3;
         CHECK(index(low | (n & 4) << 5, 1) == n);
         CHECK(index(low | (n & 4) << 10 | 0x80, 2) == n);
         CHECK(index(low | 0x1000, 3) == n % 4);  // in an entry to a table bit 12 is address
     }
-    CHECK(index(0x80, 2) == 0);    // PS is no PAT
-    CHECK(index(0x1000, 1) == 0);  // address
+    CHECK(index(0x81, 2) == 0);    // PS is no PAT
+    CHECK(index(0x1001, 1) == 0);  // address
     for (unsigned n = 0; n < 8; ++n)
         CHECK(std::string(pat_type_after_reset(n)) == std::string(pat_type_after_reset(n % 4)));
     CHECK(std::string(pat_type_after_reset(2)) == "UC-");
@@ -543,26 +559,31 @@ TEST_CASE("the PAT index of an ordinary entry")
 
 TEST_CASE("every enumerator has a name of its own")
 {
-    const auto check = [](auto last, const char* beyond) {
+    const auto check = [](auto last) {
         using type = decltype(last);
         std::set<std::string> names;
         const auto count = static_cast<unsigned>(last) + 1;
-        for (unsigned n = 0; n < count; ++n) names.insert(name(static_cast<type>(n)));
+        for (unsigned n = 0; n < count; ++n) {
+            CHECK(*name(static_cast<type>(n)) != '\0');
+            names.insert(name(static_cast<type>(n)));
+        }
         CHECK(names.size() == count);
-        CHECK(names.count(beyond) == 0);
-        CHECK(std::string(name(static_cast<type>(count))) == beyond);
     };
-    check(role::reserved, "unknown role");
-    check(rule::memory_type, "unknown rule");
-    check(defect::flag_of_several_bits, "unknown defect");
-    check(encode_error::permission_not_offered, "unknown error");
-    check(masks_error::execute_both_ways, "unknown error");
-    check(marker_error::looks_tracked, "unknown error");
-    check(track_result::changed, "unknown result");
-    check(order::seq_cst, "unknown order");
-    check(fault_kind::memory_absent, "unknown fault");
+    check(kind::run);
+    check(role::beyond);
+    check(rule::memory_type);
+    check(defect::address_in_pieces);
+    check(encode_error::value_not_legal);
+    check(absent_error::points_into_memory);
+    check(split_error::rights_above);
+    check(masks_error::execute_both_ways);
+    check(marker_error::points_into_memory);
+    check(track_result::changed);
+    check(fault_kind::memory_absent);
+    CHECK(std::string(name(kind::none)) == "absent");
     CHECK(std::string(name(kind::table)) == "table");
     CHECK(std::string(name(kind::leaf)) == "leaf");
+    CHECK(std::string(name(kind::run)) == "run");
 }
 
 TEST_CASE("streams and std::format")

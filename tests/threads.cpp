@@ -5,12 +5,20 @@
 #include <array>
 #include <atomic>
 #include <cstdint>
-#include <ptebits/ptebits.hpp>
 #include <thread>
+#include <type_traits>
+
+#include <ptebits/ptebits.hpp>
 
 using namespace ptebits;
 
 namespace {
+
+constexpr auto host = ept<ept_features{}>;
+constexpr auto nested = npt<npt_features{}>;
+constexpr auto two_level = shadow<shadow_features{.levels = 2}>;
+template <const auto& Format>
+using type_of = std::remove_cvref_t<decltype(Format)>;
 
 constexpr unsigned slot_count = 8;
 constexpr unsigned rounds = 20'000;
@@ -24,8 +32,8 @@ struct counters {
 template <class Word, class Format>
 void access_slot(Word& slot, bool write, const Format& format, std::uint64_t& accessed, std::uint64_t& dirty)
 {
-    const Word a = static_cast<Word>(format.accessed.mask());
-    const Word d = static_cast<Word>(format.dirty.mask());
+    const Word a = static_cast<Word>(format->accessed.mask());
+    const Word d = static_cast<Word>(format->dirty.mask());
     Word entry = load(slot);
     for (;;) {
         if (!(write ? writable(entry, format) : readable(entry, format))) return;
@@ -41,12 +49,12 @@ void access_slot(Word& slot, bool write, const Format& format, std::uint64_t& ac
 
 }  // namespace
 
-TEST_CASE_TEMPLATE("every A is aged or still there, every D harvested or still there", Format, ept<ept_features{}>,
-                   npt<npt_features{}>, shadow<shadow_features{.levels = 2}>)
+TEST_CASE_TEMPLATE("every A is aged or still there, every D harvested or still there", Format, type_of<host>,
+                   type_of<nested>, type_of<two_level>)
 {
-    using word =
-        std::conditional_t<std::is_same_v<Format, shadow<shadow_features{.levels = 2}>>, std::uint32_t, std::uint64_t>;
-    const auto page = static_cast<word>(encode(kind::leaf, 1, 0x1000, {}, Format{}).entry);
+    constexpr Format format{};
+    using word = std::conditional_t<format->shape().entry_bits == 32, std::uint32_t, std::uint64_t>;
+    const auto page = static_cast<word>(encode(kind::leaf, 1, 0x1000, {}, format).entry);
     REQUIRE(page != 0);
     alignas(64) std::array<word, slot_count> slots;
     slots.fill(page);
@@ -57,36 +65,36 @@ TEST_CASE_TEMPLATE("every A is aged or still there, every D harvested or still t
     std::thread mmu([&] {
         for (unsigned n = 0; n < rounds * slot_count; ++n) {
             const unsigned i = n % slot_count;
-            access_slot(slots[i], n % 3 != 0, Format{}, set.accessed[i], set.dirty[i]);
+            access_slot(slots[i], n % 3 != 0, format, set.accessed[i], set.dirty[i]);
         }
         stop = true;
     });
     std::thread second_reclaimer([&] {
         while (!stop) {
-            for (unsigned i = 0; i < slot_count; ++i) young_twice[i] += age(slots[i], Format{});
+            for (unsigned i = 0; i < slot_count; ++i) young_twice[i] += age(slots[i], format);
         }
     });
     do {
         for (unsigned i = 0; i < slot_count; ++i) {
-            found.accessed[i] += age(slots[i], Format{});
-            found.dirty[i] += harvest_dirty(slots[i], Format{});
+            found.accessed[i] += age(slots[i], format);
+            found.dirty[i] += harvest_dirty(slots[i], format);
         }
     } while (!stop);
     mmu.join();
     second_reclaimer.join();
 
     for (unsigned i = 0; i < slot_count; ++i) {
-        CHECK(set.accessed[i] == found.accessed[i] + young_twice[i] + young(slots[i], Format{}));
-        CHECK(set.dirty[i] == found.dirty[i] + dirty(slots[i], Format{}));
-        CHECK((slots[i] & ~(Format::accessed | Format::dirty)) == page);
+        CHECK(set.accessed[i] == found.accessed[i] + young_twice[i] + young(slots[i], format));
+        CHECK(set.dirty[i] == found.dirty[i] + dirty(slots[i], format));
+        CHECK((slots[i] & ~(format->accessed | format->dirty)) == page);
         CHECK(set.accessed[i] != 0);
     }
 }
 
 TEST_CASE("tracking, restoring, write-protecting and the write-fault path lose and invent no permission")
 {
-    using format = ept<ept_features{.accessed_dirty = false}>;
-    constexpr access_tracking<format, 54> tracking{};
+    constexpr auto format = ept<ept_features{.accessed_dirty = false}>;
+    constexpr auto tracking = track_accesses<54>(format);
     constexpr std::uint64_t writable_again = std::uint64_t{1} << 57;  // software: the page may be written
     constexpr std::uint64_t page = 0x1037 | writable_again;
     alignas(64) std::array<std::uint64_t, slot_count> slots;
@@ -110,7 +118,7 @@ TEST_CASE("tracking, restoring, write-protecting and the write-fault path lose a
     });
     std::thread logger([&] {
         while (!stop) {
-            for (unsigned i = 0; i < slot_count; ++i) taken[i] += harvest_dirty(slots[i], format{});
+            for (unsigned i = 0; i < slot_count; ++i) taken[i] += harvest_dirty(slots[i], format);
         }
     });
     std::uint64_t bad = 0;
@@ -132,7 +140,7 @@ TEST_CASE("tracking, restoring, write-protecting and the write-fault path lose a
     for (unsigned i = 0; i < slot_count; ++i) {
         CHECK(tracked[i] == restored[i] + is_tracked(slots[i], tracking));
         // Every W that was given, and the first, was harvested, went with tracking, or is there.
-        CHECK(taken[i] + tracked_writable[i] + writable(slots[i], format{}) == given[i] + 1);
+        CHECK(taken[i] + tracked_writable[i] + writable(slots[i], format) == given[i] + 1);
         CHECK((slots[i] & ~(0x7 | tracking.saved_mask())) == (page & ~std::uint64_t{0x7}));
         CHECK(tracked[i] != 0);
     }

@@ -24,8 +24,8 @@ struct pages {
     Word& at(std::uint64_t page, unsigned index) { return words[page * 4096 / sizeof(Word) + index]; }
 };
 
-using long_mode = shadow<shadow_features{}>;
-using two_level = shadow<shadow_features{.levels = 2}>;
+constexpr auto long_mode = shadow<shadow_features{}>;
+constexpr auto two_level = shadow<shadow_features{.levels = 2}>;
 
 struct seen {
     unsigned level;
@@ -35,7 +35,7 @@ struct seen {
 };
 
 template <class Format, class Memory>
-std::vector<seen> entries_below(const Format& format, std::uint64_t root, Memory& memory, address_range range = {},
+std::vector<seen> entries_below(const Format& format, std::uint64_t root, Memory& memory, inclusive_range range = {},
                                 table_set* once = nullptr)
 {
     std::vector<seen> all;
@@ -72,7 +72,7 @@ TEST_CASE("every entry of a tree, a table's entry before the table, high address
         {1, 0xffff'ffff'ffc0'1000, 0x7003},
         {1, 0xffff'ffff'ffc0'2000, 0x8000'0000'0000'0100},
     };
-    CHECK(entries_below(long_mode{}, 0x1000, memory) == expected);
+    CHECK(entries_below(long_mode, 0x1000, memory) == expected);
     CHECK(entries_below(format_for(shadow_features{}), 0x1000, memory) == expected);
 }
 
@@ -84,9 +84,9 @@ TEST_CASE("a range shows the entries that translate part of it")
     memory.at(3, 0) = 0x4007;
     memory.at(3, 1) = 0x5007;
     for (unsigned i = 0; i < 512; ++i) memory.at(4, i) = memory.at(5, i) = 0x7007;
-    const auto leaves_in = [&](address_range range) {
+    const auto leaves_in = [&](inclusive_range range) {
         std::vector<std::uint64_t> addresses;
-        for (const seen& s : entries_below(long_mode{}, 0x1000, memory, range)) {
+        for (const seen& s : entries_below(long_mode, 0x1000, memory, range)) {
             if (s.level == 1) addresses.push_back(s.address);
         }
         return addresses;
@@ -110,7 +110,7 @@ TEST_CASE("tables that refer to themselves and to each other are visited once ea
     table_set once(words, 64);
     std::uint64_t entries = 0;
     const visit_summary summary = visit(
-        long_mode{}, 0x1000, {}, memory,
+        long_mode, 0x1000, {}, memory,
         [&](const auto&) {
             ++entries;
             return visit_next::into;
@@ -124,7 +124,7 @@ TEST_CASE("tables that refer to themselves and to each other are visited once ea
     std::uint64_t few[4];
     table_set small(few, 4);
     const visit_summary cut =
-        visit(long_mode{}, 0x1000, {}, memory, [](const auto&) { return visit_next::into; }, &small);
+        visit(long_mode, 0x1000, {}, memory, [](const auto&) { return visit_next::into; }, &small);
     CHECK(cut.set_is_full);
     CHECK(cut.entered == 4);
 }
@@ -138,7 +138,7 @@ TEST_CASE("a visitor may stop, leave tables out, and change slots; missing memor
     int met = 0;
     const auto count = [&](visit_next at_level_3) {
         met = 0;
-        return visit(long_mode{}, 0x1000, {}, memory, [&](const auto& e) {
+        return visit(long_mode, 0x1000, {}, memory, [&](const auto& e) {
             ++met;
             return e.level == 3 ? at_level_3 : visit_next::into;
         });
@@ -148,12 +148,37 @@ TEST_CASE("a visitor may stop, leave tables out, and change slots; missing memor
     CHECK(count(visit_next::over).entered == 3);
     CHECK(count(visit_next::stop).stopped);
     CHECK(met == 2);
-    visit(long_mode{}, 0x1000, {}, memory, [](const auto& e) {
+    visit(long_mode, 0x1000, {}, memory, [](const auto& e) {
         set(*e.slot, bit(9));
         return visit_next::over;
     });
     CHECK(memory.at(1, 0) == 0x2207);
     CHECK(memory.at(2, 0) == 0x3007);
+}
+
+TEST_CASE("an empty slot is not shown, whatever it holds where violations may raise #VE")
+{
+    constexpr auto host = ept<ept_features{.accessed_dirty = false, .suppress_ve = true}>;
+    constexpr std::uint64_t suppress = 0x8000'0000'0000'0000;
+    pages<std::uint64_t> memory;
+    for (unsigned page = 1; page <= 4; ++page) {
+        for (unsigned i = 0; i < 512; ++i) memory.at(page, i) = suppress;
+    }
+    memory.at(1, 0) = 0x2007;
+    memory.at(2, 0) = 0x3007;
+    memory.at(3, 0) = 0x4007;
+    memory.at(4, 1) = 0;  // never used
+    memory.at(4, 2) = 0x7037;
+    memory.at(4, 3) = suppress | 0x4a0;       // frozen
+    memory.at(4, 4) = 0x8140'0000'0000'7030;  // tracked
+    const std::vector<seen> expected = {{4, 0, 0x2007},
+                                        {3, 0, 0x3007},
+                                        {2, 0, 0x4007},
+                                        {1, 0x2000, 0x7037},
+                                        {1, 0x3000, suppress | 0x4a0},
+                                        {1, 0x4000, 0x8140'0000'0000'7030}};
+    CHECK(entries_below(host, 0x1000, memory) == expected);
+    CHECK(entries_below(format_for(host->features()), 0x1000, memory) == expected);
 }
 
 TEST_CASE("two-level tables of 4-byte entries")
@@ -163,7 +188,7 @@ TEST_CASE("two-level tables of 4-byte entries")
     memory.at(1, 2) = 0x80'0087;
     memory.at(2, 1023) = 0x5007;
     const std::vector<seen> expected = {{2, 0x80'0000, 0x80'0087}, {2, 0xffc0'0000, 0x2007}, {1, 0xffff'f000, 0x5007}};
-    CHECK(entries_below(two_level{}, 0x1000, memory) == expected);
+    CHECK(entries_below(two_level, 0x1000, memory) == expected);
 }
 
 TEST_CASE("mappings that follow each other are one, and agree with a walk at every page")
@@ -184,7 +209,7 @@ TEST_CASE("mappings that follow each other are one, and agree with a walk at eve
             frame += 0x1000;
         }
         std::vector<mapping> found;
-        for_each_mapping(long_mode{}, 0x1000, {}, memory, [&](const mapping& m) { found.push_back(m); });
+        for_each_mapping(long_mode, 0x1000, {}, memory, [&](const mapping& m) { found.push_back(m); });
         std::uint64_t next = 0;
         std::uint64_t mapped = 0;
         for (std::size_t i = 0; i < found.size(); ++i) {
@@ -196,7 +221,7 @@ TEST_CASE("mappings that follow each other are one, and agree with a walk at eve
         std::uint64_t walked = 0;
         std::size_t at = 0;
         for (std::uint64_t address = 0; address < 0x60'0000; address += 0x1000) {
-            const walk_result r = walk(long_mode{}, 0x1000, address, {}, {}, memory, update_flags::no);
+            const walk_result r = walk(long_mode, 0x1000, address, {}, {}, memory, update_flags::no);
             while (at < found.size() && found[at].address + found[at].bytes <= address) ++at;
             const bool in = at < found.size() && found[at].address <= address;
             CHECK(static_cast<bool>(r) == in);

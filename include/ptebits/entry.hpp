@@ -5,7 +5,6 @@
 #include <cstdint>
 
 #include <ptebits/format.hpp>
-#include <ptebits/masks.hpp>
 
 namespace ptebits {
 
@@ -14,158 +13,177 @@ namespace broken {
 [[noreturn]] inline void format_has_no_dirty_bit() noexcept { stop(); }
 }  // namespace broken
 
+namespace detail {
+
+/// The dirty modifier of a format's leaves; empty where it has none.
+template <entry_masks F>
+[[nodiscard]] constexpr std::uint64_t dirty_modifier_of([[maybe_unused]] const F& format) noexcept
+{
+    if constexpr (entry_format<F>) {
+        if constexpr (rows_have<typename F::description>(role::dirty_modifier)) {
+            return format->layout_at(1, kind::leaf).mask(role::dirty_modifier);
+        }
+    }
+    return 0;
+}
+
 /// Refuses a format without an accessed bit: does not compile where that is known at
 /// compile time, stops the program otherwise. Its entries would all look old.
 template <entry_masks F>
 constexpr void require_accessed(const F& format) noexcept
 {
-    if constexpr (static_masks<F>) {
-        static_assert(F::accessed.exists(),
-                      "ptebits: this format has no accessed bit; age it by access_tracking or by unmapping");
-    } else if (!format.accessed.exists()) {
+    if constexpr (constant_masks<F>) {
+        static_assert(constant<F>->accessed.exists(),
+                      "ptebits: this format has no accessed bit; age it by access tracking or by unmapping");
+    } else if (!format->accessed.exists()) {
         broken::format_has_no_accessed_bit();
     }
 }
 
-/// The same for a dirty bit. Without one, writes are found by write-protecting.
+/// The same for a dirty state. Without one, writes are found by write-protecting.
 template <entry_masks F>
 constexpr void require_dirty(const F& format) noexcept
 {
-    if constexpr (static_masks<F>) {
-        static_assert(F::dirty.exists(), "ptebits: this format has no dirty bit; write-protect to find writes");
-    } else if (!format.dirty.exists()) {
+    if constexpr (constant_masks<F>) {
+        static_assert(constant<F>->dirty.exists() || dirty_modifier_of(F{}) != 0,
+                      "ptebits: this format has no dirty bit; write-protect to find writes");
+    } else if (!format->dirty.exists() && dirty_modifier_of(format) == 0) {
         broken::format_has_no_dirty_bit();
     }
 }
 
-/// Whether the MMU uses the entry.
+}  // namespace detail
+
+/// Whether the MMU takes the entry for more than an absent one.
 template <entry_masks F>
 [[nodiscard]] constexpr bool present(std::uint64_t entry, const F& format) noexcept
 {
-    return (entry & format.present_mask()) != 0;
+    return (entry & format->present_mask()) != 0;
 }
 
 /// Whether the accessed bit is set. Precondition: the format has one.
 template <entry_masks F>
 [[nodiscard]] constexpr bool young(std::uint64_t entry, const F& format) noexcept
 {
-    require_accessed(format);
-    return (entry & format.accessed.mask()) != 0;
+    detail::require_accessed(format);
+    return (entry & format->accessed.mask()) != 0;
 }
 
-/// Whether the dirty bit is set. Precondition: the format has one.
+/// Whether hardware found the page written: the dirty bit, or the write permission where a
+/// dirty modifier makes it the dirty state. Precondition: a leaf; the format has either.
 template <entry_masks F>
 [[nodiscard]] constexpr bool dirty(std::uint64_t entry, const F& format) noexcept
 {
-    require_dirty(format);
-    return (entry & format.dirty.mask()) != 0;
+    detail::require_dirty(format);
+    const std::uint64_t modifier = detail::dirty_modifier_of(format);
+    if (modifier == 0) return (entry & format->dirty.mask()) != 0;
+    if constexpr (entry_format<F>) {
+        return (entry & modifier) != 0 && format->layout_at(1, kind::leaf).grants(entry, role::write);
+    } else {
+        return false;
+    }
 }
 
-/// Whether an entry of a level maps a page or refers to a table.
+/// What an entry of a level is: none where it is absent, or of no kind that the level has.
 template <entry_format F>
 [[nodiscard]] constexpr kind kind_of(std::uint64_t entry, unsigned level, const F& format) noexcept
 {
-    if (level == 1) return kind::leaf;
-    const std::uint64_t page_size = format.layout_at(level, kind::leaf).mask(role::page_size);
-    return (entry & page_size) != 0 ? kind::leaf : kind::table;
+    return format->kind_of(entry, level);
 }
 
 /// Roles of all bits of this entry.
 template <entry_format F>
 [[nodiscard]] constexpr const layout& layout_of(std::uint64_t entry, unsigned level, const F& format) noexcept
 {
-    return format.layout_at(level, kind_of(entry, level, format));
+    return format->layout_at(level, kind_of(entry, level, format));
 }
 
 /// Physical address of the page or table, in bytes; encryption and software bits left out.
+/// 0 for an absent entry.
 template <entry_format F>
 [[nodiscard]] constexpr std::uint64_t address_of(std::uint64_t entry, unsigned level, const F& format) noexcept
 {
-    return layout_of(entry, level, format).address_in(entry);
+    const kind k = kind_of(entry, level, format);
+    return k == kind::none ? 0 : format->layout_at(level, k).address_in(entry);
 }
 
-/// What an entry allows. In a walk, what all entries on the way allow together.
-struct permissions {
-    bool read = true;
-    bool write = true;
-    bool execute = true;       ///< in supervisor mode, where the format tells modes apart
-    bool user = true;          ///< any access in user mode
-    bool user_execute = true;  ///< execution in user mode
-
-    [[nodiscard]] constexpr bool operator==(const permissions&) const = default;
-};
-
-/// What an entry of this layout allows. A permission that the entry has no bit for is
-/// granted; nothing is granted if the entry is not present.
+/// log2 of the bytes that a leaf or run maps, or that an entry for a table translates.
+/// Precondition: 1 <= level <= levels.
 template <entry_format F>
-[[nodiscard]] PTEBITS_INLINE constexpr permissions permissions_in(std::uint64_t entry, const layout& l,
-                                                                  const F& format) noexcept
+[[nodiscard]] constexpr unsigned page_shift_of(std::uint64_t entry, unsigned level, const F& format) noexcept
 {
-    const auto granted = [&](role r) { return (entry & l.mask(r)) == l.mask(r); };
-    const bool user = granted(role::user);
-    const bool denied = !present(entry, format) || (format.user_bit() == user_rule::required && !user);
-    if (denied) return {false, false, false, false, false};
+    const kind k = kind_of(entry, level, format);
+    const layout& l = format->layout_at(level, k);
+    return l.sized ? l.offset_bits_of(entry) : format->shape().page_shift(level, k);
+}
 
-    const bool execute = granted(role::execute) && (entry & l.mask(role::execute_disable)) == 0;
-    if (format.user_bit() == user_rule::traps_supervisor_fetch) {
-        const bool trapped = (entry & l.mask(role::user)) != 0;
-        return {granted(role::read), granted(role::write), execute && !trapped, true, execute};
-    }
-    const bool user_execute = l.mask(role::user_execute) != 0 ? granted(role::user_execute) : execute && user;
-    return {granted(role::read), granted(role::write), execute, user, user_execute};
+namespace detail {
+
+/// The permission roles that an entry of this layout grants.
+[[nodiscard]] constexpr permissions roles_granted(std::uint64_t entry, const layout& l) noexcept
+{
+    return {l.grants(entry, role::read), l.grants(entry, role::write), l.grants(entry, role::execute),
+            l.grants(entry, role::user), l.grants(entry, role::user_execute)};
 }
 
 /// The permissions of several entries of one walk together: each must grant.
-struct permission_fold {
-    std::uint64_t granted = ~std::uint64_t{0};  ///< the entries, anded
-    std::uint64_t denied = 0;                   ///< the entries, ored
-
-    /// What an entry of one layout does not say about permissions, held against a page's. One
+class permission_fold {
+public:
+    /// What an entry of one layout does not say about permissions, held against a page's: one
     /// without a bit for a permission (PAE's top level) takes nothing away.
-    struct silence {
-        std::uint64_t granted;
-        std::uint64_t denied;
-    };
-    [[nodiscard]] static constexpr silence silent_in(const layout& l, const layout& page) noexcept
+    [[nodiscard]] static constexpr std::uint64_t silent_in(const layout& l, const layout& page) noexcept
     {
-        return {grants(page) & ~grants(l), denies(page) & ~denies(l)};
+        return page.permission_mask() & ~l.permission_mask();
     }
 
-    PTEBITS_INLINE constexpr void add(std::uint64_t entry, silence s) noexcept
+    /// Adds an entry where permissions_in_place() holds: as `silent` says, else in one operation.
+    PTEBITS_INLINE constexpr void add_in_place(std::uint64_t entry, std::uint64_t silent, const layout& page) noexcept
     {
-        granted &= entry | s.granted;
-        denied |= entry & ~s.denied;
+        bits_ &= (entry ^ page.denying) | silent;
     }
 
     template <entry_format F>
+    constexpr void add(std::uint64_t entry, const layout& l, const F& format) noexcept
+    {
+        const layout& page = format->layout_at(1, kind::leaf);
+        if (format->permissions_in_place()) {
+            add_in_place(entry, silent_in(l, page), page);
+        } else {
+            bits_ &= entry;
+            by_role_ = by_role_ & roles_granted(entry, l);
+        }
+    }
+
+    /// What all entries allow. Precondition: none of them is absent.
+    template <entry_format F>
     [[nodiscard]] PTEBITS_INLINE constexpr permissions result(const F& format) const noexcept
     {
-        const layout& page = format.layout_at(1, kind::leaf);
-        const std::uint64_t kept = grants(page) | page.mask(role::present);
-        return permissions_in((granted & kept) | (denied & denies(page)), page, format);
+        const layout& page = format->layout_at(1, kind::leaf);
+        const bool in_place = format->permissions_in_place();
+        return format->allowed(in_place ? roles_granted(bits_ ^ page.denying, page) : by_role_, kind::leaf);
     }
+
+    /// Tells compilers of bits that all entries are known to have set.
+    PTEBITS_INLINE constexpr void know(std::uint64_t bits) noexcept { bits_ |= bits; }
+
+    /// Whether all entries have these bits set, which are no permission's.
+    [[nodiscard]] constexpr bool all_have(std::uint64_t bits) const noexcept { return (bits_ & bits) == bits; }
 
 private:
-    [[nodiscard]] static constexpr std::uint64_t grants(const layout& l) noexcept
-    {
-        return l.mask(role::read) | l.mask(role::write) | l.mask(role::execute) | l.mask(role::user_execute) |
-               l.mask(role::user);
-    }
-    [[nodiscard]] static constexpr std::uint64_t denies(const layout& l) noexcept
-    {
-        return l.mask(role::execute_disable);
-    }
+    std::uint64_t bits_ = ~std::uint64_t{0};  ///< the entries, anded; permissions as if each were granted by a set bit
+    permissions by_role_;
 };
 
-/// What an entry of a level allows by itself. U/S counts if it is set in all entries of a
-/// walk, so with GMET an entry that refers to a table leaves execution to the leaf.
+}  // namespace detail
+
+/// What an entry of a level allows by itself; nothing if it is absent. A permission that the
+/// entry has no bit for is granted.
 template <entry_format F>
 [[nodiscard]] constexpr permissions permissions_of(std::uint64_t entry, unsigned level, const F& format) noexcept
 {
     const kind k = kind_of(entry, level, format);
-    const layout& l = format.layout_at(level, k);
-    const bool left_to_leaf = k == kind::table && format.user_bit() == user_rule::traps_supervisor_fetch;
-    return permissions_in(left_to_leaf ? entry & ~l.mask(role::user) : entry, l, format);
+    if (k == kind::none) return no_permissions;
+    return format->allowed(detail::roles_granted(entry, format->layout_at(level, k)), k);
 }
 
 /// Whether a leaf allows reads, writes, execution (in supervisor mode where modes differ).
@@ -194,21 +212,47 @@ struct finding {
     [[nodiscard]] constexpr bool operator==(const finding&) const = default;
 };
 
-/// The rule that an entry of a level breaks. Presence comes first: an entry that is not
-/// present breaks none, if the level exists. Reserved bits come before forbidden combinations.
+namespace detail {
+
+/// The rule that a present entry of a level breaks, whose kind is known.
 template <entry_format F>
-[[nodiscard]] constexpr finding diagnose(std::uint64_t entry, unsigned level, const F& format) noexcept
+[[nodiscard]] constexpr finding broken_rule(std::uint64_t entry, unsigned level, kind k, const F& format) noexcept
 {
-    if (level < 1 || level > format.tables().levels) return {rule::no_such_level, entry};
-    const kind k = kind_of(entry, level, format);
-    const layout& l = format.layout_at(level, k);
-    if (!present(entry, format)) return {};
-    if ((entry & ~l.all) != 0) return {rule::too_wide, entry & ~l.all};
+    const shape& s = format->shape();
+    const std::uint64_t above = ~ones(s.entry_bits - 1, 0);
+    if ((entry & above) != 0) return {rule::too_wide, entry & above};
+    if (k == kind::none) return {rule::no_such_kind, entry};
+    const layout& l = format->layout_at(level, k);
     if ((entry & l.mask(role::reserved)) != 0) return {rule::reserved_bits, entry & l.mask(role::reserved)};
-    for (const combination& c : format.combinations()) {
+    if (format->uses(role::beyond) && (entry & l.mask(role::beyond)) != 0) {
+        return {rule::beyond_the_width, entry & l.mask(role::beyond)};
+    }
+    if (format->uses(role::next_level) && k == kind::table) {
+        const unsigned below = format->level_below(entry, level);
+        if (below < 1 || below >= level) return {rule::next_level, l.mask(role::next_level)};
+    }
+    if (format->uses_sizes() && l.sized) {
+        const unsigned size = l.offset_bits_of(entry);
+        if (size <= s.page_shift(level) || size >= s.page_shift(level + 1)) {
+            return {rule::page_size, l.mask(role::address)};
+        }
+    }
+    for (const combination& c : format->combinations()) {
         if (c.in.contains(level, k) && (entry & c.mask) == c.value) return {c.breaks, c.mask};
     }
     return {};
+}
+
+}  // namespace detail
+
+/// The rule that an entry of a level breaks. An absent entry breaks none, if the level exists.
+/// Reserved bits come before forbidden combinations.
+template <entry_format F>
+[[nodiscard]] constexpr finding diagnose(std::uint64_t entry, unsigned level, const F& format) noexcept
+{
+    if (level < 1 || level > format->shape().levels) return {rule::no_such_level, entry};
+    if (!present(entry, format)) return {};
+    return detail::broken_rule(entry, level, kind_of(entry, level, format), format);
 }
 
 /// Whether an entry of a level breaks no rule.
@@ -218,6 +262,36 @@ template <entry_format F>
     return !diagnose(entry, level, format);
 }
 
+/// What is wrong with a value that an absent entry should have.
+enum class absent_error : std::uint8_t {
+    none,
+    looks_present,       ///< the MMU takes it for more than an absent entry
+    bits_not_written,    ///< a bit that must have one value has the other
+    points_into_memory,  ///< its address bits do: a CPU with L1TF may read what is there
+};
+
+[[nodiscard]] constexpr const char* name(absent_error e) noexcept
+{
+    constexpr const char* names[] = {"no error", "looks present", "a bit that must be written has another value",
+                                     "points into memory"};
+    return detail::word_of(names, static_cast<unsigned>(e));
+}
+
+/// What is wrong with a value for an absent entry of this format.
+template <entry_masks F>
+[[nodiscard]] constexpr absent_error check_absent(std::uint64_t value, const F& format) noexcept
+{
+    if (present(value, format)) return absent_error::looks_present;
+    if constexpr (entry_format<F>) {
+        const layout& l = format->layout_at(1, kind::none);
+        if (((value ^ l.value) & l.mask(role::written)) != 0) return absent_error::bits_not_written;
+        const std::uint64_t address = l.address_in(value);
+        // Page 0 holds nothing worth hiding, and an empty slot points there.
+        if (address != 0 && address >> format->memory_bits() == 0) return absent_error::points_into_memory;
+    }
+    return absent_error::none;
+}
+
 /// Why an entry could not be made.
 enum class encode_error : std::uint8_t {
     none,
@@ -225,9 +299,23 @@ enum class encode_error : std::uint8_t {
     address_misaligned,      ///< address bits below the page or table size
     address_too_wide,        ///< address bits above the physical width
     permission_not_offered,  ///< the format cannot grant or deny just this
+    no_such_field,           ///< a field that this entry does not have
+    value_not_legal,         ///< fields that make the entry break a rule
 };
 
-/// An entry, or why there is none (then 0, not present in any format).
+[[nodiscard]] constexpr const char* name(encode_error e) noexcept
+{
+    constexpr const char* names[] = {"no error",
+                                     "no such entry at this level",
+                                     "the address is not aligned",
+                                     "the address is too wide",
+                                     "the format does not offer these permissions",
+                                     "the entry has no such field",
+                                     "the fields make an entry that breaks a rule"};
+    return detail::word_of(names, static_cast<unsigned>(e));
+}
+
+/// An entry, or why there is none (then 0).
 struct encoded {
     std::uint64_t entry = 0;
     encode_error error = encode_error::none;
@@ -235,47 +323,144 @@ struct encoded {
     [[nodiscard]] constexpr explicit operator bool() const noexcept { return error == encode_error::none; }
 };
 
-/// The entry of a kind and level that holds a physical address (bytes) and grants these
-/// permissions. Other fields are clear; or them in. `user` must be as the format has it
-/// (EPT and NPT: true); user_execute counts only where the format grants it apart.
-template <entry_format F>
-[[nodiscard]] constexpr encoded encode(kind k, unsigned level, std::uint64_t physical, permissions grant,
-                                       const F& format) noexcept
+namespace detail {
+
+/// What stands for permissions that an entry cannot grant: no entry has all bits set.
+inline constexpr std::uint64_t not_offered = ~std::uint64_t{0};
+
+/// The permission bits of an entry that grants just this, or not_offered.
+template <class F>
+[[nodiscard]] constexpr std::uint64_t permission_bits(kind k, unsigned level, permissions grant,
+                                                      const F& format) noexcept
 {
-    if (!format.exists(level, k)) return {0, encode_error::no_such_entry};
-    const layout& l = format.layout_at(level, k);
-    const unsigned align = k == kind::leaf ? format.tables().page_shift(level) : base_page_shift;
-    if ((physical & ones(align - 1, 0)) != 0) return {0, encode_error::address_misaligned};
+    const layout& l = format->layout_at(level, k);
+    if (!format->modes_apart()) grant.user_execute = grant.execute && grant.user;
+    const permissions wanted = format->roles_for(grant, k);
+    const bool granted[] = {wanted.read, wanted.write, wanted.execute, wanted.user_execute, wanted.user};
+    std::uint64_t entry = 0;
+    for (unsigned n = 0; n < sizeof granted; ++n) {
+        const std::uint64_t mask = l.mask(permission_roles[n]);
+        entry |= granted[n] ? mask & ~l.denying : mask & l.denying;
+    }
+    std::uint64_t whole = entry | (l.value & l.mask(role::fixed));
+    if (const field next{l.mask(role::next_level)}; next.exists()) whole |= next(level - 1);
+    if (format->allowed(roles_granted(entry, l), k) != grant || format->kind_of(whole, level) != k) return not_offered;
+    for (const combination& c : format->combinations()) {
+        if (c.in.contains(level, k) && (whole & c.mask) == c.value) return not_offered;
+    }
+    return entry;
+}
+
+/// Which entries of a constant format have the same permission bits: the row of permission_table
+/// for each kind and level.
+template <class F>
+struct permission_rows {
+    static constexpr unsigned levels = F
+    {
+    } -> shape().levels;
+    unsigned char row[kind_count - 1][levels] = {};
+    unsigned count = 0;
+    kind first_kind[(kind_count - 1) * levels] = {};
+    unsigned first_level[(kind_count - 1) * levels] = {};
+
+    constexpr permission_rows() noexcept
+    {
+        for (const kind k : present_kinds) {
+            for (unsigned level = 1; level <= levels; ++level) {
+                if (!constant<F>->exists(level, k)) continue;
+                unsigned n = 0;
+                while (n < count && !same(k, level, n)) ++n;
+                row[static_cast<unsigned>(k) - 1][level - 1] = static_cast<unsigned char>(n);
+                if (n < count) continue;
+                first_kind[n] = k;
+                first_level[n] = level;
+                ++count;
+            }
+        }
+    }
+
+private:
+    constexpr bool same(kind k, unsigned level, unsigned n) const noexcept
+    {
+        const layout& a = F
+        {
+        } -> layout_at(level, k);
+        const layout& b = F
+        {
+        } -> layout_at(first_level[n], k);
+        if (first_kind[n] != k || ((a.denying ^ b.denying) & a.permission_mask()) != 0) return false;
+        for (const role r : permission_roles) {
+            if (a.mask(r) != b.mask(r)) return false;
+        }
+        for (const combination& c : constant<F>->combinations()) {
+            if (c.in.contains(level, k) != c.in.contains(first_level[n], k)) return false;
+        }
+        return true;
+    }
+};
+
+/// permission_bits() of a constant format, for all permissions by number.
+template <class F>
+struct permission_table {
+    static constexpr permission_rows<F> rows{};
+    static constexpr unsigned numbers = F
+    {
+    } -> modes_apart() ? 32 : 16;
+    std::uint64_t bits[rows.count][numbers] = {};
+
+    constexpr permission_table() noexcept
+    {
+        for (unsigned row = 0; row < rows.count; ++row) {
+            for (unsigned n = 0; n < numbers; ++n) {
+                const permissions p{(n & 1) != 0, (n & 2) != 0, (n & 4) != 0, (n & 8) != 0, (n & 16) != 0};
+                bits[row][n] = permission_bits(rows.first_kind[row], rows.first_level[row], p, F{});
+            }
+        }
+    }
+    [[nodiscard]] PTEBITS_INLINE constexpr std::uint64_t of(kind k, unsigned level, const permissions& p) const noexcept
+    {
+        return bits[rows.row[static_cast<unsigned>(k) - 1][level - 1]][number_of(p, numbers == 32)];
+    }
+};
+template <class F>
+inline constexpr permission_table<F> permission_table_of{};
+
+}  // namespace detail
+
+/// The entry of a kind and level that holds a physical address (bytes), grants these
+/// permissions, and has these fields: host->memory_type(6) | host->global, say. Other fields
+/// are clear. `user` must be as the format has it (EPT and NPT: true); user_execute counts
+/// only where the format grants it apart.
+template <entry_format F>
+[[nodiscard]] PTEBITS_INLINE constexpr encoded encode(kind k, unsigned level, std::uint64_t physical, permissions grant,
+                                                      const F& format, const field_values& also = {}) noexcept
+{
+    if (!format->exists(level, k)) return {0, encode_error::no_such_entry};
+    const layout& l = format->layout_at(level, k);
+    if ((physical & ones(l.offset_bits_of(0) - 1, 0)) != 0) [[unlikely]]
+        return {0, encode_error::address_misaligned};
     std::uint64_t entry = l.address_bits(physical);
-    if (l.address_in(entry) != physical) return {0, encode_error::address_too_wide};
-
-    const bool modes_apart = l.mask(role::user_execute) != 0 || format.user_bit() == user_rule::traps_supervisor_fetch;
-    const bool any_execute = grant.execute || (modes_apart && grant.user_execute);
-    if (!modes_apart) grant.user_execute = grant.execute && grant.user;
-
-    const auto set_if = [&](bool wanted, role r) { entry |= wanted ? l.mask(r) : 0; };
-    set_if(true, role::present);
-    set_if(k == kind::leaf, role::page_size);
-    set_if(grant.read, role::read);
-    set_if(grant.write, role::write);
-    set_if(grant.execute, role::execute);
-    set_if(grant.user_execute, role::user_execute);
-    set_if(!any_execute, role::execute_disable);
-    switch (format.user_bit()) {
-    case user_rule::separates:
-        set_if(grant.user, role::user);
-        break;
-    case user_rule::required:
-        set_if(true, role::user);
-        break;
-    case user_rule::traps_supervisor_fetch:
-        set_if(k == kind::table || (any_execute && !grant.execute), role::user);
-        break;
+    if (l.address_in(entry) != physical) [[unlikely]]
+        return {0, encode_error::address_too_wide};
+    entry |= l.value;
+    if (const field next{l.mask(role::next_level)}; next.exists()) entry |= next(level - 1);
+    if constexpr (constant_masks<F>) {
+        const std::uint64_t bits = detail::permission_table_of<F>.of(k, level, grant);
+        if (bits == detail::not_offered) [[unlikely]]
+            return {0, encode_error::permission_not_offered};
+        entry |= bits;
+    } else {
+        const std::uint64_t bits = detail::permission_bits(k, level, grant, format);
+        if (bits == detail::not_offered) return {0, encode_error::permission_not_offered};
+        entry |= bits;
     }
-    if (!present(entry, format) || permissions_of(entry, level, format) != grant || !legal(entry, level, format)) {
-        return {0, encode_error::permission_not_offered};
+    if (also == 0) return {entry, encode_error::none};
+    if (!also.in().contains(level, k)) return {0, encode_error::no_such_field};
+    const std::uint64_t given = l.permission_mask() | l.mask(role::fixed) | l.mask(role::address);
+    if ((also & given) != 0 || !legal(entry | also, level, format)) {
+        return {0, encode_error::value_not_legal};
     }
-    return {entry, encode_error::none};
+    return {entry | also, encode_error::none};
 }
 
 }  // namespace ptebits

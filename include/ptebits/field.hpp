@@ -2,45 +2,21 @@
 // A field: a run of neighbouring bits, its mask, and the shift derived from the mask.
 #pragma once
 
+#include <ptebits/config.hpp>
+
 #include <bit>
 #include <concepts>
 #include <cstdint>
 
-#if defined(_MSC_VER) && !defined(__clang__)
-#include <intrin.h>
-#endif
-
-// Inlined whatever the compiler's measure says, where only then what a caller does not use
-// costs nothing. For the library's own functions.
-#if defined(__GNUC__) || defined(__clang__)
-#define PTEBITS_INLINE __attribute__((always_inline))
-#else
-#define PTEBITS_INLINE
-#endif
-
 namespace ptebits {
-
-// Here, since every header includes this one: 8 bytes at once would take a lock elsewhere.
-static_assert(sizeof(void*) == 8, "ptebits: only 64-bit targets are supported");
 
 /// Broken preconditions, one name each. In a constant expression the compiler prints the
 /// name; at run time the program stops there, before a wrong bit reaches an entry.
 namespace broken {
-
-[[noreturn]] inline void stop() noexcept
-{
-#if defined(__GNUC__) || defined(__clang__)
-    __builtin_trap();
-#else
-    __fastfail(5);  // FAST_FAIL_INVALID_ARG
-#endif
-}
-
 [[noreturn]] inline void mask_is_not_one_run_of_bits() noexcept { stop(); }
 [[noreturn]] inline void field_without_bits_has_no_shift() noexcept { stop(); }
 [[noreturn]] inline void field_is_not_one_bit() noexcept { stop(); }
 [[noreturn]] inline void value_does_not_fit_the_field() noexcept { stop(); }
-
 }  // namespace broken
 
 /// Mask of bits high..low; 0 if low > high. Bits above 63 are left out.
@@ -56,6 +32,17 @@ namespace broken {
 
 /// Whether a mask is one bit: neither none nor several.
 [[nodiscard]] constexpr bool one_bit(std::uint64_t mask) noexcept { return (mask ^ (mask - 1)) > mask - 1; }
+
+namespace detail {
+
+/// The word for a value of an enumeration.
+template <unsigned Count>
+[[nodiscard]] constexpr const char* word_of(const char* const (&words)[Count], unsigned value) noexcept
+{
+    return value < Count ? words[value] : "unknown";
+}
+
+}  // namespace detail
 
 /// A run of neighbouring bits in an entry, or no bits at all: a field that the format
 /// does not have under its features. The empty field reads as 0 and sets nothing.
@@ -152,9 +139,5 @@ template <std::convertible_to<std::uint64_t>... Masks>
      ...);
     return apart;
 }
-
-static_assert(ones(63, 0) == ~std::uint64_t{0} && ones(3, 4) == 0 && ones(64, 63) == std::uint64_t{1} << 63);
-static_assert(bits(5, 3).mask() == 0x38 && bits(5, 3).shift() == 3 && bits(5, 3).width() == 3);
-static_assert(!bit(64) && !field{}.exists());
 
 }  // namespace ptebits

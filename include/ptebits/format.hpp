@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: BSL-1.0
-// Formats: what an operation may ask of one, and the two ways to have one.
+// Formats: objects that operations ask about entries, in two sorts with one syntax.
 //
-// runtime_format<Description> computes its layouts from features known at run time;
-// static_format<Description, features> is a type whose answers are constants. Both
-// satisfy entry_format, over which every operation of the library is written once.
+// runtime_format<Description> computes its layouts from features known at run time; a
+// constant_format is an empty object whose answers are constants. Both are asked by `->`:
+// host->accessed, cpu->reserved_mask(2, kind::leaf).
 #pragma once
 
 #include <concepts>
@@ -13,6 +13,7 @@
 #include <type_traits>
 
 #include <ptebits/layout.hpp>
+#include <ptebits/permissions.hpp>
 
 namespace ptebits {
 
@@ -23,23 +24,17 @@ namespace broken {
 /// What ageing and harvesting need to know, no more: run-time masks satisfy this too.
 template <class F>
 concept entry_masks = requires(const F& f) {
-    { f.present_mask() } -> std::same_as<std::uint64_t>;  // present = any of these bits set
-    { f.accessed } -> std::same_as<const field&>;         // empty: no accessed bit
-    { f.dirty } -> std::same_as<const field&>;            // empty: no dirty bit
+    { f->present_mask() } -> std::same_as<std::uint64_t>;  // present = any of these bits set
+    { f->accessed } -> std::convertible_to<field>;         // empty: no accessed bit
+    { f->dirty } -> std::convertible_to<field>;            // empty: no dirty bit
+    { f->empty() } -> std::same_as<std::uint64_t>;         // what an empty slot holds
 };
 
-/// What the bit of role::user means.
-enum class user_rule : std::uint8_t {
-    separates,               ///< ordinary paging: user mode may use the page if it is set
-    required,                ///< nested paging: every access is a user access
-    traps_supervisor_fetch,  ///< nested paging with GMET: supervisor mode may not execute if it is set
-};
-
-/// Who walks the tables, and how faults are told.
-enum class regime : std::uint8_t {
-    ordinary,  ///< linear addresses; #PF with an error code
-    nested,    ///< guest-physical addresses; #NPF with EXITINFO1
-    extended,  ///< guest-physical addresses; EPT violation with a qualification, or misconfiguration
+/// Who sets the accessed bit.
+enum class accessed_setter : std::uint8_t {
+    nobody,    ///< the format has none, or one that software keeps
+    hardware,  ///< with the dirty bit, where the format has one
+    fault,     ///< software: an access faults where the bit is clear, a write where the dirty bit is
 };
 
 /// A forbidden combination, in place: broken by entries with (entry & mask) == value.
@@ -50,20 +45,6 @@ struct combination {
     std::uint64_t value = 0;
 };
 
-/// What every operation on entries may ask of a format.
-template <class F>
-concept entry_format = entry_masks<F> && requires(const F& f, unsigned level, kind k) {
-    { f.layout_at(level, k) } -> std::same_as<const layout&>;  // total: absent entries are all reserved
-    { f.tables() } -> std::convertible_to<shape>;
-    { f.exists(level, k) } -> std::same_as<bool>;
-    { f.user_bit() } -> std::same_as<user_rule>;
-    { f.combinations()[0] } -> std::same_as<const combination&>;  // an array
-};
-
-/// Formats whose masks are constants of the type, so that misuse need not compile.
-template <class F>
-concept static_masks = entry_masks<F> && requires { typename std::bool_constant<(F::accessed.mask() == 0)>; };
-
 /// What is wrong with a format, where, and in which bits.
 struct flaw {
     defect what = defect::none;
@@ -71,6 +52,57 @@ struct flaw {
     kind in = kind::leaf;
     std::uint64_t bits = 0;
 };
+
+namespace detail {
+
+/// Entries of a kind have these values in these bits. By default no entry passes.
+struct kind_test {
+    std::uint64_t mask = 0;
+    std::uint64_t value = 1;
+    kind is = kind::none;
+
+    [[nodiscard]] constexpr bool passes(std::uint64_t entry) const noexcept { return (entry & mask) == value; }
+};
+
+/// What tells the entries of one level apart.
+struct kind_tests {
+    std::uint64_t any = ~std::uint64_t{0};  ///< entries with none of these bits are absent
+    kind_test tests[kind_count - 1];        ///< those of more bits come first
+
+    /// Adds one. Returns whether it can be told from the others: they differ in a bit that both
+    /// test, or one tests all bits that the other does, and more.
+    constexpr bool add(const kind_test& added) noexcept
+    {
+        unsigned at = kind_count - 1;
+        for (unsigned n = 0; n < kind_count - 1; ++n) {
+            const kind_test& t = tests[n];
+            if (t.is == kind::none) {
+                if (at > n) at = n;
+                break;
+            }
+            const bool apart = ((t.value ^ added.value) & t.mask & added.mask) != 0;
+            const bool wider = (t.mask & ~added.mask) == 0;
+            const bool narrower = (added.mask & ~t.mask) == 0;
+            if (!apart && wider == narrower) return false;
+            if (!apart && wider && at > n) at = n;
+        }
+        for (unsigned last = kind_count - 2; last > at; --last) tests[last] = tests[last - 1];
+        tests[at] = added;
+        return true;
+    }
+
+    [[nodiscard]] constexpr kind kind_of(std::uint64_t entry) const noexcept
+    {
+        // Not a loop: see layout::address_in().
+        if ((entry & any) == 0) return kind::none;
+        if (tests[0].passes(entry)) return tests[0].is;
+        if (tests[1].passes(entry)) return tests[1].is;
+        if (tests[2].passes(entry)) return tests[2].is;
+        return kind::none;
+    }
+};
+
+}  // namespace detail
 
 /// A format whose features are known at run time only.
 ///
@@ -82,29 +114,35 @@ class runtime_format : public Description::fields {
 public:
     using description = Description;
     using features_type = typename Description::features;
+    using fields_type = typename Description::fields;
 
-    field accessed;
-    field dirty;
+    entry_field accessed;
+    entry_field dirty;
 
     constexpr explicit runtime_format(const features_type& features) noexcept : features_(features)
     {
         flaw_ = compute();
         if (flaw_.what == defect::none) return;
-        static_cast<typename Description::fields&>(*this) = {};
+        static_cast<fields_type&>(*this) = {};
+        accessed = dirty = {};
         present_ = 0;
         shape_.levels = 0;  // no level exists
-        hardware_accessed_ = false;
+        accessed_by_ = accessed_setter::nobody;
         for (auto& level : layouts_) {
-            level[0] = level[1] = absent_layout(shape_.entry_bits);
+            for (layout& l : level) l = no_layout(shape_.entry_bits);
         }
+        absent_ = no_layout(shape_.entry_bits);
+        for (detail::kind_tests& tests : kinds_) tests = {};
     }
+
+    [[nodiscard]] constexpr const runtime_format* operator->() const noexcept { return this; }
 
     [[nodiscard]] constexpr const features_type& features() const noexcept { return features_; }
     [[nodiscard]] constexpr const flaw& wrong() const noexcept { return flaw_; }
-    [[nodiscard]] constexpr const shape& tables() const noexcept { return shape_; }
+    [[nodiscard]] constexpr const ptebits::shape& shape() const noexcept { return shape_; }
 
     /// The named fields.
-    [[nodiscard]] constexpr const typename Description::fields& fields() const noexcept { return *this; }
+    [[nodiscard]] constexpr const fields_type& fields() const noexcept { return *this; }
 
     /// Present = any of these bits set.
     [[nodiscard]] constexpr std::uint64_t present_mask() const noexcept { return present_; }
@@ -112,15 +150,41 @@ public:
     /// Whether the format has entries of this kind at this level.
     [[nodiscard]] constexpr bool exists(unsigned level, kind k) const noexcept
     {
-        return flaw_.what == defect::none && Description::entries_of(features_).contains(level, k);
+        return flaw_.what == defect::none && existing_.contains(level, k);
+    }
+
+    /// What an entry of a level is. Total: none where the format has no such level.
+    [[nodiscard]] constexpr kind kind_of(std::uint64_t entry, unsigned level) const noexcept
+    {
+        return kinds_[level <= max_levels ? level : 0].kind_of(entry);
+    }
+
+    /// Whether some entry has bits of a role.
+    [[nodiscard]] constexpr bool uses(role r) const noexcept { return (roles_ >> static_cast<unsigned>(r) & 1) != 0; }
+    /// Whether the size of some page is coded in its address.
+    [[nodiscard]] constexpr bool uses_sizes() const noexcept { return sizes_; }
+
+    /// What tells the entries of a level apart. Precondition: level <= 6.
+    [[nodiscard]] constexpr const detail::kind_tests& tests_at(unsigned level) const noexcept { return kinds_[level]; }
+
+    /// Level of the table that an entry of a kind::table refers to; 0 or not below `level`: none.
+    [[nodiscard]] constexpr unsigned level_below(std::uint64_t entry, unsigned level) const noexcept
+    {
+        if (!uses(role::next_level)) return level - 1;
+        const std::uint64_t next = layout_at(level, kind::table).mask(role::next_level);
+        return next == 0 ? level - 1 : static_cast<unsigned>(field{next}.get(entry));
     }
 
     /// Roles of all bits. Any level and kind may be asked for; where the format has no
-    /// such entry, every bit is reserved.
+    /// such entry, every bit is reserved. Absent entries have one layout at every level.
     [[nodiscard]] constexpr const layout& layout_at(unsigned level, kind k) const noexcept
     {
-        return layouts_[level <= max_levels ? level : 0][static_cast<unsigned>(k)];
+        if (k == kind::none) return absent_;
+        return layouts_[level <= max_levels ? level : 0][static_cast<unsigned>(k) - 1];
     }
+
+    /// What an empty slot holds.
+    [[nodiscard]] constexpr std::uint64_t empty() const noexcept { return absent_.value; }
 
     /// Bits that must be 0 in a present entry.
     [[nodiscard]] constexpr std::uint64_t reserved_mask(unsigned level, kind k) const noexcept
@@ -138,37 +202,74 @@ public:
         return layout_at(level, k).mask(role::address);
     }
 
-    /// An entry's address bits for a physical address. Units: bytes. Precondition: the
+    /// An entry's address bits for a physical address, to which fields are added by `|`: one that
+    /// this entry does not have is a broken precondition. Units: level, bytes. Precondition: the
     /// address is aligned and fits the entry; encode() reports where it is not.
-    [[nodiscard]] constexpr std::uint64_t address(unsigned level, std::uint64_t physical,
-                                                  kind k = kind::leaf) const noexcept
+    [[nodiscard]] constexpr field_values address(unsigned level, std::uint64_t physical,
+                                                 kind k = kind::leaf) const noexcept
     {
         const layout& l = layout_at(level, k);
         const std::uint64_t placed = l.address_bits(physical);
         if (l.address_in(placed) != physical) broken::address_is_misaligned_or_too_wide();
-        return placed;
+        return {placed, entries(level, k)};
     }
 
-    [[nodiscard]] constexpr user_rule user_bit() const noexcept
+    [[nodiscard]] constexpr accessed_setter accessed_by() const noexcept { return accessed_by_; }
+
+    /// Whether execution in user mode is granted apart from that in supervisor mode.
+    [[nodiscard]] constexpr bool modes_apart() const noexcept
     {
-        if constexpr (requires { Description::user_bit(features_); }) {
-            return Description::user_bit(features_);
+        if constexpr (requires { Description::modes_apart(features_); }) {
+            return Description::modes_apart(features_);
         } else {
-            return user_rule::separates;
+            return layout_at(1, kind::leaf).mask(role::user_execute) != 0;
         }
     }
 
-    [[nodiscard]] constexpr regime walked_as() const noexcept
+    /// What entries allow that grant these roles: `k` is the entry's kind, or leaf for all entries
+    /// of a walk together.
+    [[nodiscard]] constexpr permissions allowed(permissions by_role, kind k) const noexcept
     {
-        if constexpr (requires { Description::walked_as; }) {
-            return Description::walked_as;
+        if constexpr (requires { Description::allowed(by_role, k, features_); }) {
+            return Description::allowed(by_role, k, features_);
         } else {
-            return regime::ordinary;
+            if (!modes_apart()) by_role.user_execute = by_role.execute && by_role.user;
+            return by_role;
         }
     }
 
-    /// Whether the hardware sets the accessed bit: false without one, and if software keeps it.
-    [[nodiscard]] constexpr bool hardware_accessed() const noexcept { return hardware_accessed_; }
+    /// The roles that an entry must grant so that this is allowed, if the format can say it.
+    [[nodiscard]] constexpr permissions roles_for(permissions wanted, [[maybe_unused]] kind k) const noexcept
+    {
+        if constexpr (requires { Description::roles_for(wanted, k, features_); }) {
+            return Description::roles_for(wanted, k, features_);
+        } else {
+            return wanted;
+        }
+    }
+
+    /// Whether all entries that have a permission have it in the same bits.
+    [[nodiscard]] constexpr bool permissions_in_place() const noexcept { return in_place_; }
+
+    /// Where memory ends, log2 of bytes, on a CPU that leaks what absent entries point to; else 0.
+    [[nodiscard]] constexpr unsigned memory_bits() const noexcept
+    {
+        if constexpr (requires { Description::memory_bits(row_features<Description>(features_)); }) {
+            return Description::memory_bits(row_features<Description>(features_));
+        } else {
+            return 0;
+        }
+    }
+
+    /// A level as the manual numbers it.
+    [[nodiscard]] constexpr unsigned manual_level(unsigned level) const noexcept
+    {
+        if constexpr (requires { Description::manual_level(level, features_); }) {
+            return Description::manual_level(level, features_);
+        } else {
+            return level;
+        }
+    }
 
     /// The forbidden combinations under these features.
     [[nodiscard]] constexpr const auto& combinations() const noexcept { return combinations_; }
@@ -186,73 +287,115 @@ private:
 
     constexpr flaw compute()
     {
-        shape_ = Description::shape_of(features_);
-        for (unsigned level = 0; level <= max_levels; ++level) {
-            layouts_[level][0] = layouts_[level][1] = absent_layout(shape_.entry_bits);
-        }
         const auto switches = row_features<Description>(features_);
-        if (switches.physical_bits < min_physical_bits || switches.physical_bits > max_physical_bits) {
+        shape_ = Description::shape_of(switches);
+        for (auto& level : layouts_) {
+            for (layout& l : level) l.all = l.mask(role::reserved) = ones(shape_.entry_bits - 1, 0);
+        }
+        unsigned narrowest = min_physical_bits;
+        unsigned widest = 52;
+        if constexpr (requires { Description::widest_physical; }) widest = Description::widest_physical;
+        if constexpr (requires { Description::narrowest_physical; }) narrowest = Description::narrowest_physical;
+        if (switches.physical_bits < narrowest || switches.physical_bits > widest) {
             return {.what = defect::physical_bits};
         }
-        if constexpr (requires { Description::contradiction(features_); }) {
-            if (const defect d = Description::contradiction(features_); d != defect::none) return {.what = d};
+        if constexpr (requires { Description::contradiction(switches); }) {
+            if (const defect d = Description::contradiction(switches); d != defect::none) return {.what = d};
         }
+        if (memory_bits() >= switches.physical_bits) return {.what = defect::memory_bits};
+        const entries existing = Description::entries_of(switches);
+        existing_ = existing;
+        const detail::layout_computer<Description> computer(switches, shape_);
         std::uint64_t accessed_bits = 0;
         std::uint64_t dirty_bits = 0;
-        for (unsigned level = 1; level <= max_levels; ++level) {
-            for (const kind k : {kind::table, kind::leaf}) {
-                layout& l = layouts_[level][static_cast<unsigned>(k)];
-                l = compute_layout<Description>(features_, level, k);
+        entries accessed_in;
+        entries dirty_in;
+        std::uint64_t common = ~std::uint64_t{0};
+        std::uint64_t any_of_them = 0;
+        for (unsigned level = 1; level <= shape_.levels; ++level) {
+            bool zero_passes = false;
+            std::uint64_t grants = 0;
+            for (const kind k : present_kinds) {
+                if (!existing.contains(level, k)) continue;
+                layout& l = layouts_[level][static_cast<unsigned>(k) - 1];
+                l = computer.compute(level, k, *this);
                 if (l.wrong != defect::none) return {.what = l.wrong, .level = level, .in = k, .bits = l.wrong_bits};
-                if (!Description::entries_of(features_).contains(level, k)) continue;
-                if (flaw f = name_fields(level, k); f.what != defect::none) return f;
-                present_ |= l.mask(role::present);
+                const std::uint64_t value = l.value & l.mask(role::fixed);
+                if (!kinds_[level].add({l.mask(role::fixed), value, k})) {
+                    return {.what = defect::kinds_alike, .level = level, .in = k, .bits = l.mask(role::fixed)};
+                }
+                for (unsigned r = 0; r < role_count; ++r) roles_ |= l.masks[r] != 0 ? 1U << r : 0;
+                sizes_ = sizes_ || l.sized;
+                zero_passes = zero_passes || value == 0;
+                grants |= (l.permission_mask() & ~l.mask(role::user)) & ~l.denying;
+                common &= value;
+                if ((any_of_them & value) == 0) any_of_them |= value & ~(value - 1);
+                if (l.mask(role::accessed) != 0) accessed_in = accessed_in | entries(level, k);
+                if (l.mask(role::dirty) != 0) dirty_in = dirty_in | entries(level, k);
                 accessed_bits |= l.mask(role::accessed);
                 dirty_bits |= l.mask(role::dirty);
             }
+            // No fixed bit tells a present entry from 0: its permissions do.
+            if (zero_passes) kinds_[level].any = grants;
+            if (zero_passes) present_ |= grants;
         }
-        if (present_ == 0) {
-            const layout& page = layout_at(1, kind::leaf);
-            for (const role grant : {role::read, role::write, role::execute, role::user_execute}) {
-                present_ |= page.mask(grant);
-            }
-        }
+        if (present_ == 0) present_ = common != 0 ? common & ~(common - 1) : any_of_them;
         for (const std::uint64_t flag : {accessed_bits, dirty_bits}) {
             if (several_bits(flag)) return {.what = defect::flag_of_several_bits, .bits = flag};
         }
-        accessed = field{accessed_bits};
-        dirty = field{dirty_bits};
-        place_combinations();
-        return {};
-    }
-
-    constexpr flaw name_fields(unsigned level, kind k)
-    {
-        const auto switches = row_features<Description>(features_);
-        for (const auto& r : Description::rows) {
-            if (r.is == role::accessed && r.place == nullptr && r.role_at(switches, level) == role::accessed) {
-                hardware_accessed_ = true;
-            }
-            if (r.member == nullptr || !r.in.contains(level, k) || r.role_at(switches, level) != r.is) continue;
-            const field at = r.bits_at(switches);
-            if ((at.mask() & ~ones(shape_.entry_bits - 1, 0)) != 0) continue;
-            field& named = this->*r.member;
-            if (named.exists() && named != at) {
-                return {.what = defect::name_in_two_places, .level = level, .in = k, .bits = named | at};
-            }
-            named = at;
+        accessed = {field{accessed_bits}, accessed_in};
+        dirty = {field{dirty_bits}, dirty_in};
+        absent_ = computer.compute(1, kind::none, *this);
+        if (absent_.wrong != defect::none) return {.what = absent_.wrong, .in = kind::none, .bits = absent_.wrong_bits};
+        if (memory_bits() != 0 && absent_.address_in(absent_.mask(role::address)) >> memory_bits() == 0) {
+            return {.what = defect::memory_bits, .in = kind::none, .bits = absent_.mask(role::address)};
         }
+        absent_.mask(role::software) &= ~present_;
+        absent_.mask(role::fixed) |= present_;
+        find_in_place(existing);
+        find_setter(switches);
+        place_combinations(switches);
         return {};
     }
 
-    constexpr void place_combinations()
+    constexpr void find_in_place(entries existing)
+    {
+        const layout& page = layouts_[1][static_cast<unsigned>(kind::leaf) - 1];
+        in_place_ = true;
+        for (unsigned level = 1; level <= shape_.levels; ++level) {
+            for (const kind k : present_kinds) {
+                if (!existing.contains(level, k)) continue;
+                const layout& l = layout_at(level, k);
+                for (const role r : permission_roles) {
+                    const bool same = l.mask(r) == page.mask(r) && ((l.denying ^ page.denying) & l.mask(r)) == 0;
+                    in_place_ = in_place_ && (l.mask(r) == 0 || same);
+                }
+            }
+        }
+    }
+
+    template <class Switches>
+    constexpr void find_setter(const Switches& switches)
+    {
+        if constexpr (requires { Description::accessed_by(features_); }) {
+            accessed_by_ = Description::accessed_by(features_);
+        } else {
+            for (const auto& r : Description::rows) {
+                if (r.is.is != role::accessed || r.place != nullptr || !r.in_force(switches, 1)) continue;
+                accessed_by_ = accessed_setter::hardware;
+            }
+        }
+    }
+
+    template <class Switches>
+    constexpr void place_combinations([[maybe_unused]] const Switches& switches)
     {
         if constexpr (requires { Description::forbidden; }) {
             std::size_t n = 0;
             for (const auto& f : Description::forbidden) {
                 const field which = this->*f.which;
-                if (!which.exists() || !f.when.holds(row_features<Description>(features_), 1)) continue;
-                const field without = f.without != nullptr ? this->*f.without : field{};
+                if (!which.exists() || !f.when.holds(switches, 1)) continue;
+                const field without = f.without != nullptr ? static_cast<field>(this->*f.without) : field{};
                 combinations_[n++] = {f.breaks, f.in, which | without, which(f.value)};
             }
         }
@@ -260,72 +403,52 @@ private:
 
     features_type features_;
     flaw flaw_;
-    shape shape_;
+    ptebits::shape shape_;
+    entries existing_;
     std::uint64_t present_ = 0;
-    bool hardware_accessed_ = false;
-    layout layouts_[max_levels + 1][2];  // by level; row 0 is the entry that no format has
+    accessed_setter accessed_by_ = accessed_setter::nobody;
+    bool in_place_ = true;
+    bool sizes_ = false;
+    std::uint32_t roles_ = 0;
+    layout absent_;
+    layout layouts_[max_levels + 1][kind_count - 1];  // by level; row 0 is the level that no format has
+    detail::kind_tests kinds_[max_levels + 1];
     combination combinations_[combination_count()];
 };
 
-/// A format whose features are template arguments: every mask is a constant.
+/// A format whose features are constants: an empty object, and all that it says is constant.
 /// Features that contradict each other do not compile.
 template <class Description, typename Description::features Features>
-struct static_format {
+struct constant_format {
     using description = Description;
     using features_type = typename Description::features;
 
     static constexpr runtime_format<Description> value{Features};
 
+    [[nodiscard]] constexpr const runtime_format<Description>* operator->() const noexcept { return &value; }
+
     static_assert(value.wrong().what != defect::levels, "ptebits: this format has no tables of so many levels");
-    static_assert(value.wrong().what != defect::physical_bits, "ptebits: physical_bits must be 32 to 52");
+    static_assert(value.wrong().what != defect::physical_bits,
+                  "ptebits: this format does not have these physical_bits (x86: 32 to 52)");
     static_assert(value.wrong().what != defect::encryption_bit,
                   "ptebits: encryption_bit lies outside the address field (bits 32 to 51 of a 64-bit entry)");
     static_assert(value.wrong().what != defect::software_bit_in_use,
                   "ptebits: a software bit is claimed that the hardware uses under these features");
     static_assert(value.wrong().what != defect::two_accessed_bits,
                   "ptebits: a software accessed bit is claimed, and the hardware sets one under these features");
+    static_assert(value.wrong().what != defect::memory_bits,
+                  "ptebits: memory may end at the last physical address, so no absent entry points past it");
     static_assert(value.wrong().what != defect::contradiction, "ptebits: these features exclude each other");
     static_assert(value.wrong().what != defect::rows_overlap, "ptebits: two rows of this format claim the same bit");
     static_assert(value.wrong().what != defect::bit_without_role, "ptebits: a bit of this format has no role");
     static_assert(value.wrong().what != defect::name_in_two_places,
                   "ptebits: a named field of this format stands in two places");
     static_assert(value.wrong().what != defect::flag_of_several_bits,
-                  "ptebits: an accessed, dirty or page-size flag of this format is not one bit");
-
-    static constexpr field accessed = value.accessed;
-    static constexpr field dirty = value.dirty;
-
-    [[nodiscard]] static constexpr const features_type& features() noexcept { return value.features(); }
-    [[nodiscard]] static constexpr const flaw& wrong() noexcept { return value.wrong(); }
-    [[nodiscard]] static constexpr const shape& tables() noexcept { return value.tables(); }
-    [[nodiscard]] static constexpr const typename Description::fields& fields() noexcept { return value.fields(); }
-    [[nodiscard]] static constexpr std::uint64_t present_mask() noexcept { return value.present_mask(); }
-    [[nodiscard]] static constexpr bool exists(unsigned level, kind k) noexcept { return value.exists(level, k); }
-    [[nodiscard]] static constexpr const layout& layout_at(unsigned level, kind k) noexcept
-    {
-        return value.layout_at(level, k);
-    }
-    [[nodiscard]] static constexpr std::uint64_t reserved_mask(unsigned level, kind k) noexcept
-    {
-        return value.reserved_mask(level, k);
-    }
-    [[nodiscard]] static constexpr std::uint64_t software_mask(unsigned level, kind k) noexcept
-    {
-        return value.software_mask(level, k);
-    }
-    [[nodiscard]] static constexpr std::uint64_t address_mask(unsigned level, kind k) noexcept
-    {
-        return value.address_mask(level, k);
-    }
-    [[nodiscard]] static constexpr std::uint64_t address(unsigned level, std::uint64_t physical,
-                                                         kind k = kind::leaf) noexcept
-    {
-        return value.address(level, physical, k);
-    }
-    [[nodiscard]] static constexpr user_rule user_bit() noexcept { return value.user_bit(); }
-    [[nodiscard]] static constexpr regime walked_as() noexcept { return value.walked_as(); }
-    [[nodiscard]] static constexpr bool hardware_accessed() noexcept { return value.hardware_accessed(); }
-    [[nodiscard]] static constexpr const auto& combinations() noexcept { return value.combinations(); }
+                  "ptebits: an accessed or dirty flag of this format is not one bit");
+    static_assert(value.wrong().what != defect::kinds_alike,
+                  "ptebits: two kinds of entries of this format cannot be told apart");
+    static_assert(value.wrong().what != defect::address_in_pieces,
+                  "ptebits: an address of this format stands in more than two pieces");
 };
 
 /// The format of these features, known at run time. Cheap to keep, not to make: make it
@@ -336,17 +459,33 @@ template <class Features>
     return runtime_format<typename Features::description>(features);
 }
 
+/// Formats and masks whose answers are constants, so that misuse need not compile.
+template <class F>
+concept constant_masks =
+    entry_masks<F> && requires { typename std::bool_constant<(F{}.operator->()->accessed.mask() == 0)>; };
+
+namespace detail {
+/// The object of a type of constants.
+template <constant_masks F>
+inline constexpr F constant{};
+}  // namespace detail
+
+/// What every operation on entries may ask of a format.
+template <class F>
+concept entry_format = entry_masks<F> && requires(const F& f) {
+    typename F::description;
+    { f->kind_of(0, 1) } -> std::same_as<kind>;
+};
+
 /// What is wrong with a format, first flaw first: some bit of some entry with no role or
 /// with two. A flaw in the features comes first.
 template <entry_format F>
 [[nodiscard]] constexpr flaw find_flaw(const F& format) noexcept
 {
-    if constexpr (requires { format.wrong(); }) {
-        if (format.wrong().what != defect::none) return format.wrong();
-    }
+    if (format->wrong().what != defect::none) return format->wrong();
     for (unsigned level = 1; level <= max_levels; ++level) {
-        for (const kind k : {kind::table, kind::leaf}) {
-            const layout& l = format.layout_at(level, k);
+        for (const kind k : {kind::none, kind::table, kind::leaf, kind::run}) {
+            const layout& l = format->layout_at(level, k);
             std::uint64_t seen = 0;
             for (const std::uint64_t mask : l.masks) {
                 if ((seen & mask) != 0) return {defect::rows_overlap, level, k, seen & mask};
@@ -360,28 +499,24 @@ template <entry_format F>
 
 /// Whether every bit of every entry of the format has exactly one role.
 template <entry_format F>
-inline constexpr bool well_formed = find_flaw(F{}).what == defect::none;
+[[nodiscard]] constexpr bool well_formed(const F& format) noexcept
+{
+    return find_flaw(format).what == defect::none;
+}
 
-/// Whether software may use all these bits in every entry of the format.
+/// Whether software may use all these bits in every present entry of the format.
 template <entry_format F>
-[[nodiscard]] constexpr bool available(std::uint64_t mask, const F& format) noexcept
+[[nodiscard]] constexpr bool available(const F& format, std::uint64_t mask) noexcept
 {
     bool any = false;
     for (unsigned level = 1; level <= max_levels; ++level) {
-        for (const kind k : {kind::table, kind::leaf}) {
-            if (!format.exists(level, k)) continue;
-            if ((mask & ~format.layout_at(level, k).mask(role::software)) != 0) return false;
+        for (const kind k : present_kinds) {
+            if (!format->exists(level, k)) continue;
+            if ((mask & ~format->layout_at(level, k).mask(role::software)) != 0) return false;
             any = true;
         }
     }
     return any;
-}
-
-/// The same for a format of constants.
-template <entry_format F>
-[[nodiscard]] constexpr bool available(std::uint64_t mask) noexcept
-{
-    return available(mask, F{});
 }
 
 }  // namespace ptebits

@@ -5,7 +5,7 @@
 
 #include <cstdint>
 
-#include <ptebits/format.hpp>
+#include <ptebits/field.hpp>
 
 namespace ptebits {
 
@@ -29,6 +29,18 @@ enum class masks_error : std::uint8_t {
     overlap,            ///< one bit in two masks; present may share the permissions' bits
     execute_both_ways,  ///< both a bit that denies execution and bits that grant it
 };
+
+[[nodiscard]] constexpr const char* name(masks_error e) noexcept
+{
+    constexpr const char* names[] = {"no error",
+                                     "no present bit",
+                                     "the accessed mask has several bits",
+                                     "the dirty mask has several bits",
+                                     "the no-execute mask has several bits",
+                                     "two masks share a bit",
+                                     "both a no-execute and an execute mask"};
+    return detail::word_of(names, static_cast<unsigned>(e));
+}
 
 /// The first thing wrong with a set of masks.
 [[nodiscard]] constexpr masks_error check(const mask_values& m) noexcept
@@ -56,6 +68,8 @@ public:
     /// and age() stops the program.
     [[nodiscard]] static constexpr masks from(const mask_values& values) noexcept { return masks(values); }
 
+    [[nodiscard]] constexpr const masks* operator->() const noexcept { return this; }
+
     [[nodiscard]] constexpr masks_error error() const noexcept { return error_; }
     [[nodiscard]] constexpr bool valid() const noexcept { return error_ == masks_error::none; }
 
@@ -70,6 +84,7 @@ public:
     }
 
     [[nodiscard]] constexpr std::uint64_t present_mask() const noexcept { return values_.present; }
+    [[nodiscard]] constexpr std::uint64_t empty() const noexcept { return 0; }
     [[nodiscard]] constexpr const mask_values& values() const noexcept { return values_; }
 
     field accessed;
@@ -88,9 +103,10 @@ private:
     masks_error error_;
 };
 
-/// The same masks as constants of a type; faulty ones do not compile.
+namespace detail {
+/// The masks of masks_of, an empty object.
 template <mask_values Values>
-struct static_masks_of {
+struct constant_mask_set {
     static_assert(check(Values) != masks_error::no_present_bit, "ptebits: a present mask of 0 makes no entry present");
     static_assert(check(Values) != masks_error::accessed_several_bits, "ptebits: the accessed mask must be one bit");
     static_assert(check(Values) != masks_error::dirty_several_bits, "ptebits: the dirty mask must be one bit");
@@ -100,13 +116,13 @@ struct static_masks_of {
     static_assert(check(Values) != masks_error::execute_both_ways,
                   "ptebits: both a no-execute mask and an execute mask are given");
 
-    static constexpr field accessed = masks::from(Values).accessed;
-    static constexpr field dirty = masks::from(Values).dirty;
-
-    [[nodiscard]] static constexpr const mask_values& values() noexcept { return Values; }
-    [[nodiscard]] static constexpr std::uint64_t present_mask() noexcept { return Values.present; }
+    static constexpr masks value = masks::from(Values);
+    [[nodiscard]] constexpr const masks* operator->() const noexcept { return &value; }
 };
+}  // namespace detail
 
-static_assert(entry_masks<masks> && static_masks<static_masks_of<mask_values{.present = 1}>>);
+/// The same masks as constants; faulty ones do not compile.
+template <mask_values Values>
+inline constexpr detail::constant_mask_set<Values> masks_of{};
 
 }  // namespace ptebits

@@ -13,8 +13,8 @@
 #include <cstdint>
 #include <type_traits>
 
+#include <ptebits/memory.hpp>
 #include <ptebits/table.hpp>
-#include <ptebits/visit.hpp>
 
 namespace ptebits {
 
@@ -41,39 +41,43 @@ struct range_counts {
     [[nodiscard]] constexpr bool operator==(const range_counts&) const = default;
 };
 
+namespace detail {
+
 /// Does an operation to every leaf that maps a part of a range, and reports where it was
 /// done. The way back up is kept in an array with one place for each level.
 template <slot_word Word, class Operation, entry_format F, class Memory, class Report, slot_access Access>
-constexpr range_counts clear_in_range(const Operation& clear, const F& format, std::uint64_t root, address_range range,
-                                      Memory& memory, Report& report, subtrees enter_those, Access access)
+constexpr range_counts clear_in_range(const Operation& clear, const F& format, std::uint64_t root,
+                                      inclusive_range range, Memory& memory, Report& report, subtrees enter_those,
+                                      Access access)
 {
     struct position : slot_run {
         Word* slots = nullptr;
+        unsigned above = 0;  // the level to go on with after this table
     };
-    const shape& t = format.tables();
+    const shape& t = format->shape();
     range_counts counts;
     if (t.levels == 0) return counts;  // a format that is wrong()
-    const address_range part = translated_part(range, t);
-    if (part.first > part.last) return counts;
+    const inclusive_range part = t.translated_part(range);
+    if (part.empty()) return counts;
 
     position at[max_levels + 1];
-    const auto enter = [&](unsigned level, Word* slots, std::uint64_t begin) {
-        at[level] = {slot_run(t, level, begin, part), slots};
+    const auto enter = [&](unsigned level, Word* slots, std::uint64_t begin, unsigned above) {
+        at[level] = {slot_run(t, level, begin, part), slots, above};
         ++counts.tables;
     };
-    const auto found = [&](std::uint64_t offset, unsigned level) {
+    const auto found = [&](std::uint64_t offset, unsigned page_shift) {
         ++counts.pages;
-        report(sign_extended(offset, t), std::uint64_t{1} << t.page_shift(level));
+        report(t.extended(offset), std::uint64_t{1} << page_shift);
     };
 
     Word* const top_table = slot_in<Word>(memory, root);
     if (top_table == nullptr) return {.missing = 1};
     unsigned level = t.levels;
-    enter(level, top_table, 0);
+    enter(level, top_table, 0, level + 1);
     while (level <= t.levels) {
         position& here = at[level];
         if (here.empty()) {
-            ++level;
+            level = here.above;
             continue;
         }
         if (level == 1) {
@@ -87,7 +91,7 @@ constexpr range_counts clear_in_range(const Operation& clear, const F& format, s
             here.next = block + last + 1;
             for (; done != 0; done &= done - 1) {
                 const std::uint64_t slot = block + static_cast<unsigned>(std::countr_zero(done));
-                found(here.begin + (slot << base_page_shift), 1);
+                found(here.begin + (slot << t.page_shift(1)), t.page_shift(1));
             }
             continue;
         }
@@ -99,9 +103,10 @@ constexpr range_counts clear_in_range(const Operation& clear, const F& format, s
             ++counts.illegal;
             continue;
         }
-        const layout& l = layout_of(entry, level, format);
-        if (kind_of(entry, level, format) == kind::leaf) {
-            if (clear(slot, access)) found(begin, level);
+        const kind k = kind_of(entry, level, format);
+        const layout& l = format->layout_at(level, k);
+        if (k != kind::table) {
+            if (clear(slot, access)) found(begin, t.page_shift(level));
             continue;
         }
         const bool may_skip = enter_those == subtrees::accessed && l.mask(role::accessed) != 0;
@@ -119,7 +124,9 @@ constexpr range_counts clear_in_range(const Operation& clear, const F& format, s
         if (may_skip && begin >= part.first && end <= part.last) {
             test_and_clear(slot, field{l.mask(role::accessed)}, access);
         }
-        enter(--level, below, begin);
+        const unsigned above = level;
+        level = format->level_below(entry, level);
+        enter(level, below, begin, above);
     }
     return counts;
 }
@@ -136,6 +143,8 @@ template <entry_format F, unsigned S>
     return tracking.format();
 }
 
+}  // namespace detail
+
 /// Ages every leaf, large ones included, that maps a part of a range, and calls
 /// report(address, size), both in bytes, for each page that was young. `by` is a format or
 /// an access_tracking; `root` the physical address of the top table. Follows only present
@@ -145,13 +154,14 @@ template <entry_format F, unsigned S>
 /// share tables, or contain themselves: each way to a page counts, and only the range and
 /// the number of levels bound the time.
 template <class By, class Memory, class Report, slot_access Access = atomic_access<>>
-    requires requires(const By& by) { format_of(by); }
-constexpr range_counts age_range(const By& by, std::uint64_t root, address_range range, Memory&& memory,
+    requires requires(const By& by) { detail::format_of(by); }
+constexpr range_counts age_range(const By& by, std::uint64_t root, inclusive_range range, Memory&& memory,
                                  Report&& report, subtrees enter_those = subtrees::all, Access access = {})
 {
-    const auto& format = format_of(by);
+    const auto& format = detail::format_of(by);
     return with_slots_of(format, memory, [&]<class Word>(std::type_identity<Word>) {
-        return clear_in_range<Word>(ageing<By>{by}, format, root, range, memory, report, enter_those, access);
+        return detail::clear_in_range<Word>(detail::ageing<By>{by}, format, root, range, memory, report, enter_those,
+                                            access);
     });
 }
 
@@ -159,13 +169,13 @@ constexpr range_counts age_range(const By& by, std::uint64_t root, address_range
 /// report(address, size) for each page that may have been written. Needs one flush before
 /// the pages count as clean, if there are any. As age_range() but that it never skips: a
 /// page that looks old is no harm, a page that wrongly looks clean is lost.
-template <walkable_format F, class Memory, class Report, slot_access Access = atomic_access<>>
-constexpr range_counts harvest_range(const F& format, std::uint64_t root, address_range range, Memory&& memory,
+template <entry_format F, class Memory, class Report, slot_access Access = atomic_access<>>
+constexpr range_counts harvest_range(const F& format, std::uint64_t root, inclusive_range range, Memory&& memory,
                                      Report&& report, Access access = {})
 {
     return with_slots_of(format, memory, [&]<class Word>(std::type_identity<Word>) {
-        return clear_in_range<Word>(dirty_harvesting<F>{format}, format, root, range, memory, report, subtrees::all,
-                                    access);
+        return detail::clear_in_range<Word>(detail::dirty_harvesting<F>{format}, format, root, range, memory, report,
+                                            subtrees::all, access);
     });
 }
 

@@ -16,11 +16,8 @@
 #include <cstdint>
 #include <type_traits>
 
+#include <ptebits/detail/atomics.hpp>
 #include <ptebits/field.hpp>
-
-#if defined(_MSC_VER) && !defined(__clang__)
-#include <intrin.h>
-#endif
 
 namespace ptebits {
 
@@ -34,6 +31,12 @@ concept slot_word = std::unsigned_integral<Word> && (sizeof(Word) == 8 || sizeof
 
 /// Memory order of atomic_access. Loads and stores take the half that applies to them.
 enum class order : std::uint8_t { relaxed, acq_rel, seq_cst };
+
+[[nodiscard]] constexpr const char* name(order o) noexcept
+{
+    constexpr const char* names[] = {"relaxed", "acq_rel", "seq_cst"};
+    return detail::word_of(names, static_cast<unsigned>(o));
+}
 
 /// Plain loads and stores, for slots that one thread alone uses. No order.
 struct plain_access {
@@ -86,257 +89,90 @@ struct plain_access {
     }
 };
 
-// Clang 14 makes a compare-exchange loop of every fetch whose result is one bit, later
-// Clangs of bit 63; `lock bts` and `lock btr` are one instruction everywhere. Sanitizers
-// watch the builtins only.
-#if defined(__has_feature)
-#if __has_feature(thread_sanitizer) || __has_feature(address_sanitizer) || __has_feature(memory_sanitizer)
-#define PTEBITS_SANITIZED
-#endif
-#endif
-#if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
-#define PTEBITS_SANITIZED
-#endif
-#if defined(__x86_64__) && defined(__GCC_ASM_FLAG_OUTPUTS__) && !defined(PTEBITS_SANITIZED)
-#define PTEBITS_LOCKED_BIT
-#endif
-
-/// Atomic operations on slots that hardware or other threads use.
+/// Atomic operations on slots that hardware or other threads use. Precondition: slots are
+/// aligned to their size.
 template <order Order = order::acq_rel>
 struct atomic_access {
-#if defined(__GNUC__) || defined(__clang__)
     template <slot_word Word>
     [[nodiscard]] static constexpr Word load(const Word& slot) noexcept
     {
         if (std::is_constant_evaluated()) return plain_access::load(slot);
-        return __atomic_load_n(&slot, on_load);
+        return detail::slot_load<on_load>(slot);
     }
     template <slot_word Word>
     static constexpr void store(Word& slot, Word value) noexcept
     {
         if (std::is_constant_evaluated()) return plain_access::store(slot, value);
-        __atomic_store_n(&slot, value, on_store);
+        detail::slot_store<on_store>(slot, value);
     }
     template <slot_word Word>
     static constexpr Word exchange(Word& slot, Word value) noexcept
     {
         if (std::is_constant_evaluated()) return plain_access::exchange(slot, value);
-        return __atomic_exchange_n(&slot, value, on_update);
+        return detail::slot_exchange<on_update>(slot, value);
     }
     template <slot_word Word>
     static constexpr bool compare_exchange(Word& slot, Word& expected, Word desired) noexcept
     {
         if (std::is_constant_evaluated()) return plain_access::compare_exchange(slot, expected, desired);
-        return __atomic_compare_exchange_n(&slot, &expected, desired, false, on_update, on_load);
+        return detail::slot_compare_exchange<on_update, on_load>(slot, expected, desired);
     }
     template <slot_word Word>
     static constexpr Word fetch_or(Word& slot, Word mask) noexcept
     {
         if (std::is_constant_evaluated()) return plain_access::fetch_or(slot, mask);
-        return __atomic_fetch_or(&slot, mask, on_update);
+        return detail::slot_fetch_or<on_update>(slot, mask);
     }
     template <slot_word Word>
     static constexpr Word fetch_and(Word& slot, Word mask) noexcept
     {
         if (std::is_constant_evaluated()) return plain_access::fetch_and(slot, mask);
-        return __atomic_fetch_and(&slot, mask, on_update);
+        return detail::slot_fetch_and<on_update>(slot, mask);
     }
     template <slot_word Word>
     static constexpr bool test_and_set(Word& slot, unsigned shift) noexcept
     {
         if (std::is_constant_evaluated()) return plain_access::test_and_set(slot, shift);
-#if defined(PTEBITS_LOCKED_BIT)
-        return locked_set(slot, shift);
-#else
-        return (fetch_or(slot, static_cast<Word>(Word{1} << shift)) >> shift & 1) != 0;
-#endif
+        return detail::slot_test_and_set<on_update>(slot, shift);
     }
     template <slot_word Word>
     static constexpr bool test_and_clear(Word& slot, unsigned shift) noexcept
     {
         if (std::is_constant_evaluated()) return plain_access::test_and_clear(slot, shift);
-#if defined(PTEBITS_LOCKED_BIT)
-        return locked_clear(slot, shift);
-#else
-        return (fetch_and(slot, static_cast<Word>(~(Word{1} << shift))) >> shift & 1) != 0;
-#endif
+        return detail::slot_test_and_clear<on_update>(slot, shift);
     }
 
-private:
-    static constexpr int on_load = Order == order::relaxed   ? __ATOMIC_RELAXED
-                                   : Order == order::acq_rel ? __ATOMIC_ACQUIRE
-                                                             : __ATOMIC_SEQ_CST;
-    static constexpr int on_store = Order == order::relaxed   ? __ATOMIC_RELAXED
-                                    : Order == order::acq_rel ? __ATOMIC_RELEASE
-                                                              : __ATOMIC_SEQ_CST;
-    static constexpr int on_update = Order == order::relaxed   ? __ATOMIC_RELAXED
-                                     : Order == order::acq_rel ? __ATOMIC_ACQ_REL
-                                                               : __ATOMIC_SEQ_CST;
-
-#if defined(PTEBITS_LOCKED_BIT)
-    // Every order is satisfied: a locked instruction is a full barrier, and the compiler
-    // is told that memory changes. Functions apart, since constexpr ones may not hold asm.
+    /// Replaces two neighbouring slots at once if both are as expected, where the target
+    /// can. Returns whether it did. Preconditions: slots of 8 bytes, the first 16-byte
+    /// aligned. Order: as compare_exchange().
     template <slot_word Word>
-    static bool locked_set(Word& slot, unsigned shift) noexcept
-    {
-        bool was_set;
-        if constexpr (sizeof(Word) == 8) {
-            __asm__ volatile("lock btsq %2, %1"
-                             : "=@ccc"(was_set), "+m"(slot)
-                             : "Jr"(static_cast<std::uint64_t>(shift))
-                             : "memory");
-        } else {
-            __asm__ volatile("lock btsl %2, %1" : "=@ccc"(was_set), "+m"(slot) : "Ir"(shift) : "memory");
-        }
-        return was_set;
-    }
-    template <slot_word Word>
-    static bool locked_clear(Word& slot, unsigned shift) noexcept
-    {
-        bool was_set;
-        if constexpr (sizeof(Word) == 8) {
-            __asm__ volatile("lock btrq %2, %1"
-                             : "=@ccc"(was_set), "+m"(slot)
-                             : "Jr"(static_cast<std::uint64_t>(shift))
-                             : "memory");
-        } else {
-            __asm__ volatile("lock btrl %2, %1" : "=@ccc"(was_set), "+m"(slot) : "Ir"(shift) : "memory");
-        }
-        return was_set;
-    }
-
-public:
-    /// Replaces two neighbouring slots at once if both are as expected, and returns whether
-    /// it did. Precondition: the first is 16-byte aligned. Every x86-64 CPU has this but
-    /// AMD's first, which have no nested paging either. Order: as compare_exchange().
-    template <slot_word Word>
+        requires detail::neighbours_at_once
     static bool compare_exchange_pair(Word* pair, const Word (&expected)[2], const Word (&desired)[2]) noexcept
     {
-        static_assert(sizeof(Word) == 8, "ptebits: only slots of 8 bytes are exchanged in pairs");
-        using two_slots = Word[2];
-        bool same;
-        Word low = expected[0];
-        Word high = expected[1];
-        __asm__ volatile("lock cmpxchg16b %1"
-                         : "=@ccz"(same), "+m"(*reinterpret_cast<two_slots*>(pair)), "+a"(low), "+d"(high)
-                         : "b"(desired[0]), "c"(desired[1])
-                         : "memory");
-        return same;
-    }
-#endif
-
-#else  // MSVC: its interlocked intrinsics are full barriers on x64 and ARM64
-
-    template <slot_word Word>
-    [[nodiscard]] static constexpr Word load(const Word& slot) noexcept
-    {
-        if (std::is_constant_evaluated()) return plain_access::load(slot);
-        Word seen;
-        if constexpr (sizeof(Word) == 8) {
-            seen = static_cast<Word>(__iso_volatile_load64(reinterpret_cast<const volatile __int64*>(&slot)));
-        } else {
-            seen = static_cast<Word>(__iso_volatile_load32(reinterpret_cast<const volatile int*>(&slot)));
-        }
-#if defined(_M_ARM64)
-        __dmb(_ARM64_BARRIER_ISH);
-#else
-        _ReadWriteBarrier();  // x64 orders loads; this keeps the compiler from moving them
-#endif
-        return seen;
-    }
-    template <slot_word Word>
-    static constexpr void store(Word& slot, Word value) noexcept
-    {
-        if (std::is_constant_evaluated()) return plain_access::store(slot, value);
-        exchange(slot, value);
-    }
-    template <slot_word Word>
-    static constexpr Word exchange(Word& slot, Word value) noexcept
-    {
-        if (std::is_constant_evaluated()) return plain_access::exchange(slot, value);
-        if constexpr (sizeof(Word) == 8) {
-            return static_cast<Word>(_InterlockedExchange64(signed64(slot), static_cast<__int64>(value)));
-        } else {
-            return static_cast<Word>(_InterlockedExchange(signed32(slot), static_cast<long>(value)));
-        }
-    }
-    template <slot_word Word>
-    static constexpr bool compare_exchange(Word& slot, Word& expected, Word desired) noexcept
-    {
-        if (std::is_constant_evaluated()) return plain_access::compare_exchange(slot, expected, desired);
-        const Word found = compare_and_swap(slot, expected, desired);
-        const bool same = found == expected;
-        expected = found;
-        return same;
-    }
-    template <slot_word Word>
-    static constexpr Word fetch_or(Word& slot, Word mask) noexcept
-    {
-        if (std::is_constant_evaluated()) return plain_access::fetch_or(slot, mask);
-        if constexpr (sizeof(Word) == 8) {
-            return static_cast<Word>(_InterlockedOr64(signed64(slot), static_cast<__int64>(mask)));
-        } else {
-            return static_cast<Word>(_InterlockedOr(signed32(slot), static_cast<long>(mask)));
-        }
-    }
-    template <slot_word Word>
-    static constexpr Word fetch_and(Word& slot, Word mask) noexcept
-    {
-        if (std::is_constant_evaluated()) return plain_access::fetch_and(slot, mask);
-        if constexpr (sizeof(Word) == 8) {
-            return static_cast<Word>(_InterlockedAnd64(signed64(slot), static_cast<__int64>(mask)));
-        } else {
-            return static_cast<Word>(_InterlockedAnd(signed32(slot), static_cast<long>(mask)));
-        }
-    }
-    template <slot_word Word>
-    static constexpr bool test_and_set(Word& slot, unsigned shift) noexcept
-    {
-        return (fetch_or(slot, static_cast<Word>(Word{1} << shift)) >> shift & 1) != 0;
-    }
-    template <slot_word Word>
-    static constexpr bool test_and_clear(Word& slot, unsigned shift) noexcept
-    {
-        return (fetch_and(slot, static_cast<Word>(~(Word{1} << shift))) >> shift & 1) != 0;
+        return detail::slot_compare_exchange_pair(pair, expected, desired);
     }
 
 private:
-    template <slot_word Word>
-    static __int64 volatile* signed64(Word& slot) noexcept
-    {
-        return reinterpret_cast<__int64 volatile*>(&slot);
-    }
-    template <slot_word Word>
-    static long volatile* signed32(Word& slot) noexcept
-    {
-        return reinterpret_cast<long volatile*>(&slot);
-    }
-    template <slot_word Word>
-    static Word compare_and_swap(Word& slot, Word expected, Word desired) noexcept
-    {
-        if constexpr (sizeof(Word) == 8) {
-            return static_cast<Word>(_InterlockedCompareExchange64(signed64(slot), static_cast<__int64>(desired),
-                                                                   static_cast<__int64>(expected)));
-        } else {
-            return static_cast<Word>(
-                _InterlockedCompareExchange(signed32(slot), static_cast<long>(desired), static_cast<long>(expected)));
-        }
-    }
-#endif
+    using barrier = detail::barrier;
+    static constexpr int on_load = Order == order::relaxed   ? barrier::none
+                                   : Order == order::acq_rel ? barrier::acquire
+                                                             : barrier::seq_cst;
+    static constexpr int on_store = Order == order::relaxed   ? barrier::none
+                                    : Order == order::acq_rel ? barrier::release
+                                                              : barrier::seq_cst;
+    static constexpr int on_update = Order == order::relaxed   ? barrier::none
+                                     : Order == order::acq_rel ? barrier::acq_rel
+                                                               : barrier::seq_cst;
 };
+
+namespace detail {
 
 /// Asks for the cache line of a slot that will be looked at soon. A hint, without an effect.
 template <slot_word Word>
 constexpr void prefetch([[maybe_unused]] const Word* slot) noexcept
 {
     if (std::is_constant_evaluated()) return;
-#if defined(__GNUC__) || defined(__clang__)
-    __builtin_prefetch(slot);
-#elif defined(_M_ARM64)
-    __prefetch(slot);
-#else
-    _mm_prefetch(reinterpret_cast<const char*>(slot), _MM_HINT_T0);
-#endif
+    fetch_line(slot);
 }
 
 /// Whether this access may be taken to be the CPU's own to plain memory, so that several
@@ -344,13 +180,10 @@ constexpr void prefetch([[maybe_unused]] const Word* slot) noexcept
 /// other targets see one slot at a time.
 template <class Access>
 inline constexpr bool several_at_once = false;
-#if defined(PTEBITS_LOCKED_BIT)
 template <order Order>
-inline constexpr bool several_at_once<atomic_access<Order>> = true;
-#endif
+inline constexpr bool several_at_once<atomic_access<Order>> = neighbours_at_once;
 
-#undef PTEBITS_LOCKED_BIT
-#undef PTEBITS_SANITIZED
+}  // namespace detail
 
 /// Another policy's access to slots whose bytes stand in the other order than the host's.
 template <class Base = atomic_access<>>
@@ -435,6 +268,8 @@ concept slot_access = requires(A access, std::uint64_t& slot, const std::uint64_
 };
 static_assert(slot_access<plain_access> && slot_access<atomic_access<>> && slot_access<swapped_access<>>);
 
+namespace detail {
+
 /// A mask in a slot's type. Precondition: it fits.
 template <slot_word Word>
 [[nodiscard]] constexpr Word slot_mask(std::uint64_t mask) noexcept
@@ -450,6 +285,8 @@ template <slot_word Word>
     static_cast<void>(slot_mask<Word>(f.mask()));
     return f.only_shift();
 }
+
+}  // namespace detail
 
 /// The entry in a slot, read once. Order: acquire.
 template <slot_word Word, slot_access Access = atomic_access<>>
@@ -486,7 +323,7 @@ template <slot_word Word, slot_access Access = atomic_access<>>
 template <slot_word Word, slot_access Access = atomic_access<>>
 constexpr void set(Word& slot, std::uint64_t mask, Access access = {}) noexcept
 {
-    static_cast<void>(access.fetch_or(slot, slot_mask<Word>(mask)));
+    static_cast<void>(access.fetch_or(slot, detail::slot_mask<Word>(mask)));
 }
 template <slot_word Word, slot_access Access = atomic_access<>>
 constexpr void set(Word& slot, field f, Access access = {}) noexcept
@@ -498,7 +335,7 @@ constexpr void set(Word& slot, field f, Access access = {}) noexcept
 template <slot_word Word, slot_access Access = atomic_access<>>
 constexpr void clear(Word& slot, std::uint64_t mask, Access access = {}) noexcept
 {
-    static_cast<void>(access.fetch_and(slot, static_cast<Word>(~slot_mask<Word>(mask))));
+    static_cast<void>(access.fetch_and(slot, static_cast<Word>(~detail::slot_mask<Word>(mask))));
 }
 template <slot_word Word, slot_access Access = atomic_access<>>
 constexpr void clear(Word& slot, field f, Access access = {}) noexcept
@@ -511,7 +348,7 @@ constexpr void clear(Word& slot, field f, Access access = {}) noexcept
 template <slot_word Word, slot_access Access = atomic_access<>>
 constexpr bool test_and_set(Word& slot, field f, Access access = {}) noexcept
 {
-    return access.test_and_set(slot, slot_shift<Word>(f));
+    return access.test_and_set(slot, detail::slot_shift<Word>(f));
 }
 
 /// Clears a field of one bit and returns whether it was set. Order: acq_rel.
@@ -519,21 +356,21 @@ constexpr bool test_and_set(Word& slot, field f, Access access = {}) noexcept
 template <slot_word Word, slot_access Access = atomic_access<>>
 constexpr bool test_and_clear(Word& slot, field f, Access access = {}) noexcept
 {
-    return access.test_and_clear(slot, slot_shift<Word>(f));
+    return access.test_and_clear(slot, detail::slot_shift<Word>(f));
 }
 
 /// The same with a mask of any bits; returns those that were set. Order: acq_rel.
 template <slot_word Word, slot_access Access = atomic_access<>>
 constexpr Word test_and_set(Word& slot, std::uint64_t mask, Access access = {}) noexcept
 {
-    const Word bits_wanted = slot_mask<Word>(mask);
+    const Word bits_wanted = detail::slot_mask<Word>(mask);
     if (one_bit(mask)) return access.test_and_set(slot, field{mask}.shift()) ? bits_wanted : Word{0};
     return static_cast<Word>(access.fetch_or(slot, bits_wanted) & bits_wanted);
 }
 template <slot_word Word, slot_access Access = atomic_access<>>
 constexpr Word test_and_clear(Word& slot, std::uint64_t mask, Access access = {}) noexcept
 {
-    const Word bits_wanted = slot_mask<Word>(mask);
+    const Word bits_wanted = detail::slot_mask<Word>(mask);
     if (one_bit(mask)) return access.test_and_clear(slot, field{mask}.shift()) ? bits_wanted : Word{0};
     return static_cast<Word>(access.fetch_and(slot, static_cast<Word>(~bits_wanted)) & bits_wanted);
 }

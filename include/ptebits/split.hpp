@@ -26,6 +26,18 @@ enum class split_error : std::uint8_t {
     rights_above,        ///< the entry above the table takes rights away
 };
 
+[[nodiscard]] constexpr const char* name(split_error e) noexcept
+{
+    constexpr const char* names[] = {"no error",
+                                     "not a leaf of this level",
+                                     "no page of this size",
+                                     "a bit has no place in an entry of the other size",
+                                     "the pages do not follow each other",
+                                     "the entries differ",
+                                     "the entry above takes rights away"};
+    return detail::word_of(names, static_cast<unsigned>(e));
+}
+
 /// An entry of the other size, or why there is none (then 0).
 struct resized {
     std::uint64_t entry = 0;
@@ -33,6 +45,8 @@ struct resized {
 
     [[nodiscard]] constexpr explicit operator bool() const noexcept { return error == split_error::none; }
 };
+
+namespace detail {
 
 /// Whether two rows have one mnemonic.
 [[nodiscard]] constexpr bool same_name(const char* a, const char* b) noexcept
@@ -50,23 +64,24 @@ template <entry_format F>
     if (diagnose(entry, from, format) || !present(entry, format) || kind_of(entry, from, format) != kind::leaf) {
         return {0, split_error::not_a_leaf};
     }
-    if (!format.exists(to, kind::leaf)) return {0, split_error::no_such_entry};
-    const layout& old = format.layout_at(from, kind::leaf);
-    const layout& wanted = format.layout_at(to, kind::leaf);
-    std::uint64_t left = entry & ~(old.mask(role::address) | old.mask(role::page_size));
-    std::uint64_t result = wanted.mask(role::page_size);
+    if (!format->exists(to, kind::leaf)) return {0, split_error::no_such_entry};
+    const layout& old = format->layout_at(from, kind::leaf);
+    const layout& wanted = format->layout_at(to, kind::leaf);
+    constexpr auto own_of_each = [](role r) { return r == role::address || r == role::fixed || r == role::written; };
+    std::uint64_t left = entry & ~(old.mask(role::address) | old.mask(role::fixed) | old.mask(role::written));
+    std::uint64_t result = wanted.value;
     for (unsigned r = 0; r < role_count; ++r) {
-        if (static_cast<role>(r) == role::address) continue;
+        if (own_of_each(static_cast<role>(r))) continue;
         result |= left & old.masks[r] & wanted.masks[r];
         left &= ~(old.masks[r] & wanted.masks[r]);
     }
-    const auto switches = row_features<description>(format.features());
+    const auto switches = row_features<description>(format->features());
     for (const auto& a : description::rows) {
         const field at = a.bits_at(switches);
         if (*a.name == '\0' || !a.in.contains(from, kind::leaf) || (left & at.mask()) == 0) continue;
         for (const auto& b : description::rows) {
-            const bool same = b.member != a.member && b.is == a.is && b.in.contains(to, kind::leaf) &&
-                              a.role_at(switches, from) == b.role_at(switches, to) && same_name(a.name, b.name);
+            const bool same = b.member != a.member && b.is.is == a.is.is && b.in.contains(to, kind::leaf) &&
+                              a.use_at(switches, from).is == b.use_at(switches, to).is && same_name(a.name, b.name);
             if (!same) continue;
             result |= b.bits_at(switches)(at.get(left));
             left &= ~at.mask();
@@ -76,17 +91,19 @@ template <entry_format F>
     return {result, split_error::none};
 }
 
+}  // namespace detail
+
 /// Entry `index` of the table, one level down, that means the same as a large leaf:
 /// permissions, A, D, memory type and software bits as they are.
 /// Precondition: index is below the entries of such a table.
 template <entry_format F>
 [[nodiscard]] constexpr resized split(std::uint64_t leaf, unsigned level, unsigned index, const F& format) noexcept
 {
-    resized part = resize_leaf(leaf, level, level - 1, format);
+    resized part = detail::resize_leaf(leaf, level, level - 1, format);
     if (!part) return part;
-    const std::uint64_t first = format.layout_at(level, kind::leaf).address_in(leaf);
-    const std::uint64_t physical = first + (std::uint64_t{index} << format.tables().page_shift(level - 1));
-    const layout& l = format.layout_at(level - 1, kind::leaf);
+    const std::uint64_t first = format->layout_at(level, kind::leaf).address_in(leaf);
+    const std::uint64_t physical = first + (std::uint64_t{index} << format->shape().page_shift(level - 1));
+    const layout& l = format->layout_at(level - 1, kind::leaf);
     part.entry |= l.address_bits(physical);
     if (l.address_in(part.entry) != physical) return {0, split_error::bits_would_be_lost};
     return part;
@@ -101,16 +118,16 @@ template <slot_word Word, entry_format F>
 {
     if (permissions_of(above, level, format) != permissions{}) return {0, split_error::rights_above};
     const unsigned small = level - 1;
-    resized whole = resize_leaf(entries[0], small, level, format);
+    resized whole = detail::resize_leaf(entries[0], small, level, format);
     if (!whole) return whole;
-    const layout& l = format.layout_at(small, kind::leaf);
-    const layout& large = format.layout_at(level, kind::leaf);
+    const layout& l = format->layout_at(small, kind::leaf);
+    const layout& large = format->layout_at(level, kind::leaf);
     const std::uint64_t flags = l.mask(role::accessed) | l.mask(role::dirty);
     const std::uint64_t first = l.address_in(entries[0]);
     const std::uint64_t alike = ~(flags | l.mask(role::address));
-    const unsigned count = 1U << format.tables().index_bits_at(small);
+    const unsigned count = 1U << format->shape().index_bits_at(small);
     for (unsigned i = 0; i < count; ++i) {
-        if (l.address_in(entries[i]) != first + (std::uint64_t{i} << format.tables().page_shift(small))) {
+        if (l.address_in(entries[i]) != first + (std::uint64_t{i} << format->shape().page_shift(small))) {
             return {0, split_error::not_contiguous};
         }
         if (((entries[i] ^ entries[0]) & alike) != 0) return {0, split_error::entries_differ};
@@ -134,7 +151,7 @@ template <slot_word Word, entry_format F, slot_access Access = atomic_access<>>
     encoded upper = encode(kind::table, level, table_address, {}, format);
     upper.entry |= also;
     if (!upper || !legal(upper.entry, level, format)) return split_error::no_such_entry;
-    const unsigned count = 1U << format.tables().index_bits_at(level - 1);
+    const unsigned count = 1U << format->shape().index_bits_at(level - 1);
     Word leaf = access.load(slot);
     do {
         for (unsigned i = 0; i < count; ++i) {
@@ -143,8 +160,8 @@ template <slot_word Word, entry_format F, slot_access Access = atomic_access<>>
             access.store(table[i], static_cast<Word>(part.entry));
         }
         // A leaf that was used was reached through this entry.
-        const layout& above = format.layout_at(level, kind::table);
-        const bool used = (leaf & format.layout_at(level, kind::leaf).mask(role::accessed)) != 0;
+        const layout& above = format->layout_at(level, kind::table);
+        const bool used = (leaf & format->layout_at(level, kind::leaf).mask(role::accessed)) != 0;
         if (used) upper.entry |= above.mask(role::accessed);
     } while (!access.compare_exchange(slot, leaf, static_cast<Word>(upper.entry)));
     return split_error::none;

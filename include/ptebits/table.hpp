@@ -5,7 +5,9 @@
 // thread does to it meanwhile is kept, and what is reported was found by this call alone.
 // A table is not one atomic whole: its slots are looked at one after another, in no order.
 //
-// The last argument but the access policy may be a bitmap of the slots to look at; others
+// A table is an array, or whatever has data() and size(), as std::span. Where its size is not
+// known at compile time, say how many slots the bitmap has: age_table<1024>(slots, host); 512
+// without. The last argument but the access policy may be a bitmap of the slots to look at; others
 // are neither changed nor reported, and 64 in a row that are left out are not even read.
 // Aligned tables of 8-byte slots that are reached by atomic_access are looked at 64 slots
 // at a time, and young neighbours are cleared in pairs; all else slot by slot.
@@ -17,7 +19,7 @@
 #include <type_traits>
 
 #include <ptebits/ageing.hpp>
-#include <ptebits/block.hpp>
+#include <ptebits/detail/block.hpp>
 
 namespace ptebits {
 
@@ -108,18 +110,25 @@ private:
     std::uint64_t words_[word_count] = {};
 };
 
+namespace broken {
+[[noreturn]] inline void table_has_more_slots_than_the_bitmap() noexcept { stop(); }
+}  // namespace broken
+
 // ---- what is done to a slot: a flag is cleared if it is set in a present entry
+
+namespace detail {
 
 /// age() by a format, masks or an access_tracking (which has no flag to look for).
 template <class By>
 struct ageing {
     const By& by;
 
+    [[nodiscard]] static constexpr bool by_flag() noexcept { return true; }
     [[nodiscard]] constexpr field flag() const noexcept
         requires entry_masks<By>
     {
         require_accessed(by);
-        return by.accessed;
+        return by->accessed;
     }
     template <slot_word Word, slot_access Access>
     constexpr bool operator()(Word& slot, Access access) const noexcept
@@ -133,7 +142,13 @@ template <class By>
 struct write_protecting {
     const By& by;
 
-    [[nodiscard]] constexpr field flag() const noexcept { return field{by.layout_at(1, kind::leaf).mask(role::write)}; }
+    [[nodiscard]] constexpr const layout& page() const noexcept { return by->layout_at(1, kind::leaf); }
+    /// Whether slots whose flag is set are those to change: not where a set bit denies writes.
+    [[nodiscard]] constexpr bool by_flag() const noexcept
+    {
+        return (flag().mask() & page().denying) == 0 && page().mask(role::dirty_modifier) == 0;
+    }
+    [[nodiscard]] constexpr field flag() const noexcept { return field{page().mask(role::write)}; }
     template <slot_word Word, slot_access Access>
     constexpr bool operator()(Word& slot, Access access) const noexcept
     {
@@ -146,13 +161,21 @@ template <class By>
 struct dirty_harvesting {
     const By& by;
 
+    [[nodiscard]] constexpr bool by_flag() const noexcept
+    {
+        if constexpr (!entry_format<By>) {
+            return true;
+        } else {
+            return (flag().mask() & by->layout_at(1, kind::leaf).denying) == 0;
+        }
+    }
     [[nodiscard]] constexpr field flag() const noexcept
     {
         if constexpr (!entry_format<By>) {
             require_dirty(by);
-            return by.dirty;
+            return by->dirty;
         } else {
-            return by.dirty.exists() ? by.dirty : write_protecting<By>{by}.flag();
+            return by->dirty.exists() ? static_cast<field>(by->dirty) : write_protecting<By>{by}.flag();
         }
     }
     template <slot_word Word, slot_access Access>
@@ -175,10 +198,10 @@ template <slot_word Word>
 }
 
 /// Slots of a table from slot 64 * n on, at most 64.
-template <std::size_t Slots>
-[[nodiscard]] constexpr std::size_t slots_in_block(std::size_t n) noexcept
+[[nodiscard]] constexpr std::size_t slots_in_block(std::size_t slots, std::size_t n) noexcept
 {
-    return Slots - n * block_slots < block_slots ? Slots - n * block_slots : block_slots;
+    if (slots % block_slots == 0) return block_slots;
+    return slots - n * block_slots < block_slots ? slots - n * block_slots : block_slots;
 }
 
 /// Does an operation to at most 64 slots, those in `look_at`; returns where it was done.
@@ -188,7 +211,7 @@ constexpr std::uint64_t clear_in_block(Word* slots, std::size_t count, std::uint
 {
     if (look_at == 0) return 0;
     if constexpr (several_at_once<Access> && sizeof(Word) == 8 && requires { clear.flag(); }) {
-        if (is_block(slots, count)) {
+        if (clear.by_flag() && is_block(slots, count)) {
             if (!clear.flag().exists()) return 0;
             const std::uint64_t found = look_at_block(slots, clear) & look_at;
             if (found == 0) return 0;
@@ -202,7 +225,7 @@ constexpr std::uint64_t clear_in_block(Word* slots, std::size_t count, std::uint
             // them and stay so for a moment; else one after the other.
             const std::uint64_t pairs = found & found >> 1 & 0x5555'5555'5555'5555;
             const Word flag = static_cast<Word>(clear.flag().mask());
-            const Word present_mask = static_cast<Word>(clear.by.present_mask());
+            const Word present_mask = static_cast<Word>(clear.by->present_mask());
             for (std::uint64_t left = pairs; left != 0; left &= left - 1) {
                 const auto i = static_cast<unsigned>(std::countr_zero(left));
                 Word* const pair = slots + i;
@@ -228,109 +251,170 @@ constexpr std::uint64_t clear_in_block(Word* slots, std::size_t count, std::uint
     return done;
 }
 
-/// The bitmap of all slots of a table, as constants.
-template <std::size_t Slots>
-struct every_slot {
-    [[nodiscard]] static constexpr std::uint64_t word(std::size_t n) noexcept
-    {
-        const std::size_t count = slots_in_block<Slots>(n);
-        return count == block_slots ? ~std::uint64_t{0} : (std::uint64_t{1} << count) - 1;
+// ---- what is a table
+
+/// What has slots side by side: an array, or whatever has data() and size().
+template <class Table>
+[[nodiscard]] constexpr auto* slots_of(Table& table) noexcept
+{
+    if constexpr (std::is_array_v<Table>) {
+        return +table;
+    } else {
+        return table.data();
     }
+}
+template <class Table>
+[[nodiscard]] constexpr std::size_t slot_count(const Table& table) noexcept
+{
+    if constexpr (std::is_array_v<Table>) {
+        return std::extent_v<Table>;
+    } else {
+        return static_cast<std::size_t>(table.size());
+    }
+}
+
+/// Slots of a table's type, where that is one number: of an array, std::array, or a std::span of
+/// static extent.
+template <class Table>
+[[nodiscard]] consteval std::size_t constant_size() noexcept
+{
+    if constexpr (std::is_array_v<Table>) {
+        return std::extent_v<Table>;
+    } else if constexpr (requires { typename std::bool_constant<(Table::extent == 0)>; }) {
+        return Table::extent == static_cast<std::size_t>(-1) ? 0 : Table::extent;
+    } else if constexpr (requires { typename std::bool_constant<(Table{}.size() == 0)>; }) {
+        return Table{}.size();  // 0: one that can grow
+    } else {
+        return 0;
+    }
+}
+
+/// Slots in the bitmap of a table: what the caller says, the table's own, or 512.
+template <std::size_t Slots, class Table>
+inline constexpr std::size_t bitmap_size = Slots != 0                    ? Slots
+                                           : constant_size<Table>() != 0 ? constant_size<Table>()
+                                                                         : 512;
+
+/// What may be aged as a table.
+template <class Table>
+concept slot_table =
+    std::is_array_v<std::remove_reference_t<Table>> || requires(std::remove_reference_t<Table>& table) {
+        *table.data();
+        table.size();
+    };
+
+/// Stands for the bitmap of all slots of a table, and more.
+struct every_slot {
+    [[nodiscard]] static constexpr std::uint64_t word(std::size_t) noexcept { return ~std::uint64_t{0}; }
 };
 
 /// Does an operation to the slots of a table that are in `look_at`.
-template <slot_word Word, std::size_t Slots, class LookAt, class Operation, slot_access Access>
-constexpr slot_bitmap<Slots> clear_in_table(Word (&table)[Slots], const LookAt& look_at, const Operation& clear,
+template <std::size_t Slots, class Table, class LookAt, class Operation, slot_access Access>
+constexpr slot_bitmap<Slots> clear_in_table(Table& table, const LookAt& look_at, const Operation& clear,
                                             Access access) noexcept
 {
+    const std::size_t size = constant_size<Table>() != 0 ? constant_size<Table>() : slot_count(table);
+    if (size > Slots) broken::table_has_more_slots_than_the_bitmap();
     slot_bitmap<Slots> done;
-    for (std::size_t n = 0; n < done.word_count; ++n) {
-        Word* const slots = table + n * block_slots;
-        done.set_word(n, clear_in_block(slots, slots_in_block<Slots>(n), look_at.word(n), clear, access));
+    for (std::size_t n = 0; n * block_slots < size; ++n) {
+        auto* const slots = slots_of(table) + n * block_slots;
+        const std::size_t count = slots_in_block(size, n);
+        const std::uint64_t here = count == block_slots ? ~std::uint64_t{0} : (std::uint64_t{1} << count) - 1;
+        done.set_word(n, clear_in_block(slots, count, look_at.word(n) & here, clear, access));
     }
     return done;
 }
 
+}  // namespace detail
+
 // ---- operations on a table
 
-/// Ages the slots of a table and returns which were young. `by` is a format, run-time
-/// masks or an access_tracking. Guarantees, precondition and order of each slot: age().
-template <slot_word Word, std::size_t Slots, class By, slot_access Access = atomic_access<>>
-constexpr slot_bitmap<Slots> age_table(Word (&table)[Slots], const By& by, Access access = {}) noexcept
+/// Ages the slots of a table. Returns which were young. `by` is a format, masks or an
+/// access_tracking. Guarantees, precondition and order of each slot: age().
+template <std::size_t Slots = 0, detail::slot_table Table, class By, slot_access Access = atomic_access<>>
+constexpr auto age_table(Table&& table, const By& by, Access access = {}) noexcept
 {
-    return clear_in_table(table, every_slot<Slots>{}, ageing<By>{by}, access);
+    constexpr std::size_t bits = detail::bitmap_size<Slots, std::remove_cvref_t<Table>>;
+    return detail::clear_in_table<bits>(table, detail::every_slot{}, detail::ageing<By>{by}, access);
 }
-template <slot_word Word, std::size_t Slots, class By, slot_access Access = atomic_access<>>
-constexpr slot_bitmap<Slots> age_table(Word (&table)[Slots], const By& by, const slot_bitmap<Slots>& look_at,
+template <detail::slot_table Table, class By, std::size_t Slots, slot_access Access = atomic_access<>>
+constexpr slot_bitmap<Slots> age_table(Table&& table, const By& by, const slot_bitmap<Slots>& look_at,
                                        Access access = {}) noexcept
 {
-    return clear_in_table(table, look_at, ageing<By>{by}, access);
+    return detail::clear_in_table<Slots>(table, look_at, detail::ageing<By>{by}, access);
 }
 
-/// Harvests the slots of a table and returns which may have been written: harvest_dirty()
-/// by a format, clear_dirty() by run-time masks. Needs one flush if there are any.
-template <slot_word Word, std::size_t Slots, entry_masks By, slot_access Access = atomic_access<>>
-constexpr slot_bitmap<Slots> harvest_dirty(Word (&table)[Slots], const By& by, Access access = {}) noexcept
+/// Harvests the slots of a table. Returns which may have been written: harvest_dirty() by a
+/// format, clear_dirty() by masks. Needs one flush if there are any.
+template <std::size_t Slots = 0, detail::slot_table Table, entry_masks By, slot_access Access = atomic_access<>>
+constexpr auto harvest_dirty(Table&& table, const By& by, Access access = {}) noexcept
 {
-    return clear_in_table(table, every_slot<Slots>{}, dirty_harvesting<By>{by}, access);
+    constexpr std::size_t bits = detail::bitmap_size<Slots, std::remove_cvref_t<Table>>;
+    return detail::clear_in_table<bits>(table, detail::every_slot{}, detail::dirty_harvesting<By>{by}, access);
 }
-template <slot_word Word, std::size_t Slots, entry_masks By, slot_access Access = atomic_access<>>
-constexpr slot_bitmap<Slots> harvest_dirty(Word (&table)[Slots], const By& by, const slot_bitmap<Slots>& look_at,
+template <detail::slot_table Table, entry_masks By, std::size_t Slots, slot_access Access = atomic_access<>>
+constexpr slot_bitmap<Slots> harvest_dirty(Table&& table, const By& by, const slot_bitmap<Slots>& look_at,
                                            Access access = {}) noexcept
 {
-    return clear_in_table(table, look_at, dirty_harvesting<By>{by}, access);
+    return detail::clear_in_table<Slots>(table, look_at, detail::dirty_harvesting<By>{by}, access);
 }
 
-/// Takes the write permission from the slots of a table and returns which had it. Needs
-/// one flush if there are any. Guarantees and order of each slot: write_protect().
-template <slot_word Word, std::size_t Slots, entry_format F, slot_access Access = atomic_access<>>
-constexpr slot_bitmap<Slots> write_protect_table(Word (&table)[Slots], const F& format, Access access = {}) noexcept
+/// Takes the write permission from the slots of a table. Returns which had it. Guarantees and
+/// order of each slot: write_protect(). Needs one flush if there are any.
+template <std::size_t Slots = 0, detail::slot_table Table, entry_format F, slot_access Access = atomic_access<>>
+constexpr auto write_protect_table(Table&& table, const F& format, Access access = {}) noexcept
 {
-    return clear_in_table(table, every_slot<Slots>{}, write_protecting<F>{format}, access);
+    constexpr std::size_t bits = detail::bitmap_size<Slots, std::remove_cvref_t<Table>>;
+    return detail::clear_in_table<bits>(table, detail::every_slot{}, detail::write_protecting<F>{format}, access);
 }
-template <slot_word Word, std::size_t Slots, entry_format F, slot_access Access = atomic_access<>>
-constexpr slot_bitmap<Slots> write_protect_table(Word (&table)[Slots], const F& format,
-                                                 const slot_bitmap<Slots>& look_at, Access access = {}) noexcept
+template <detail::slot_table Table, entry_format F, std::size_t Slots, slot_access Access = atomic_access<>>
+constexpr slot_bitmap<Slots> write_protect_table(Table&& table, const F& format, const slot_bitmap<Slots>& look_at,
+                                                 Access access = {}) noexcept
 {
-    return clear_in_table(table, look_at, write_protecting<F>{format}, access);
+    return detail::clear_in_table<Slots>(table, look_at, detail::write_protecting<F>{format}, access);
 }
 
 /// Which slots of a table hold young entries; nothing is cleared. Order: acquire.
-template <slot_word Word, std::size_t Slots, class By, slot_access Access = atomic_access<>>
-[[nodiscard]] constexpr slot_bitmap<Slots> young_in(const Word (&table)[Slots], const By& by,
-                                                    const slot_bitmap<Slots>& look_at, Access access = {}) noexcept
+template <detail::slot_table Table, class By, std::size_t Slots, slot_access Access = atomic_access<>>
+[[nodiscard]] constexpr slot_bitmap<Slots> young_in(const Table& table, const By& by, const slot_bitmap<Slots>& look_at,
+                                                    Access access = {}) noexcept
 {
+    const std::size_t size = detail::slot_count(table);
+    if (size > Slots) broken::table_has_more_slots_than_the_bitmap();
     slot_bitmap<Slots> found;
-    for (std::size_t n = 0; n < found.word_count; ++n) {
-        const Word* const slots = table + n * block_slots;
-        std::uint64_t left = look_at.word(n);
-        if constexpr (several_at_once<Access> && sizeof(Word) == 8 && entry_masks<By>) {
-            if (left != 0 && is_block(slots, slots_in_block<Slots>(n))) left &= look_at_block(slots, ageing<By>{by});
+    for (std::size_t n = 0; n * detail::block_slots < size; ++n) {
+        const auto* const slots = detail::slots_of(table) + n * detail::block_slots;
+        const std::size_t count = detail::slots_in_block(size, n);
+        std::uint64_t left = look_at.word(n) & ones(static_cast<unsigned>(count) - 1, 0);
+        if constexpr (detail::several_at_once<Access> && sizeof(*slots) == 8 && entry_masks<By>) {
+            if (left != 0 && detail::is_block(slots, count))
+                left &= detail::look_at_block(slots, detail::ageing<By>{by});
         }
         for (; left != 0; left &= left - 1) {
             const auto i = static_cast<unsigned>(std::countr_zero(left));
             const std::uint64_t entry = access.load(slots[i]);
             bool is_young = young(entry, by);
             if constexpr (entry_masks<By>) is_young = is_young && present(entry, by);
-            if (is_young) found.set(n * block_slots + i);
+            if (is_young) found.set(n * detail::block_slots + i);
         }
     }
     return found;
 }
-template <slot_word Word, std::size_t Slots, class By, slot_access Access = atomic_access<>>
-[[nodiscard]] constexpr slot_bitmap<Slots> young_in(const Word (&table)[Slots], const By& by,
-                                                    Access access = {}) noexcept
+template <std::size_t Slots = 0, detail::slot_table Table, class By, slot_access Access = atomic_access<>>
+[[nodiscard]] constexpr auto young_in(const Table& table, const By& by, Access access = {}) noexcept
 {
-    return young_in(table, by, slot_bitmap<Slots>::all(), access);
+    return young_in(table, by, slot_bitmap<detail::bitmap_size<Slots, Table>>::all(), access);
 }
 
 /// Number of slots of a table whose entries have a property: property(entry) is true, with
 /// the entry as a std::uint64_t. Order: acquire.
-template <slot_word Word, std::size_t Slots, class Property, slot_access Access = atomic_access<>>
-[[nodiscard]] constexpr std::size_t count_where(const Word (&table)[Slots], Property&& property, Access access = {})
+template <detail::slot_table Table, class Property, slot_access Access = atomic_access<>>
+[[nodiscard]] constexpr std::size_t count_where(const Table& table, Property&& property, Access access = {})
 {
     std::size_t n = 0;
-    for (const Word& slot : table) n += property(std::uint64_t{access.load(slot)}) ? 1U : 0U;
+    for (std::size_t i = 0; i < detail::slot_count(table); ++i) {
+        n += property(std::uint64_t{access.load(detail::slots_of(table)[i])}) ? 1U : 0U;
+    }
     return n;
 }
 

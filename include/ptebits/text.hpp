@@ -8,290 +8,15 @@
 #include <cstdint>
 #include <type_traits>
 
-#include <ptebits/ageing.hpp>
-#include <ptebits/ept.hpp>
-#include <ptebits/shadow.hpp>
-#include <ptebits/walk.hpp>
+#include <ptebits/entry.hpp>
 
 namespace ptebits {
-
-// ---- enumerations by name
-
-[[nodiscard]] constexpr const char* name(kind k) noexcept { return k == kind::leaf ? "leaf" : "table"; }
-
-[[nodiscard]] constexpr const char* name(role r) noexcept
-{
-    switch (r) {
-    case role::none:
-        return "none";
-    case role::present:
-        return "present";
-    case role::read:
-        return "read";
-    case role::write:
-        return "write";
-    case role::execute:
-        return "execute";
-    case role::user_execute:
-        return "user execute";
-    case role::user:
-        return "user";
-    case role::execute_disable:
-        return "execute disable";
-    case role::page_size:
-        return "page size";
-    case role::address:
-        return "address";
-    case role::memory_type:
-        return "memory type";
-    case role::attribute:
-        return "attribute";
-    case role::accessed:
-        return "accessed";
-    case role::dirty:
-        return "dirty";
-    case role::software:
-        return "software";
-    case role::reserved:
-        return "reserved";
-    }
-    return "unknown role";
-}
-
-[[nodiscard]] constexpr const char* name(rule r) noexcept
-{
-    switch (r) {
-    case rule::none:
-        return "no rule broken";
-    case rule::no_such_level:
-        return "no such level";
-    case rule::too_wide:
-        return "bits above the entry";
-    case rule::reserved_bits:
-        return "reserved bits set";
-    case rule::write_without_read:
-        return "write without read";
-    case rule::execute_without_read:
-        return "execute without read";
-    case rule::memory_type:
-        return "illegal memory type";
-    }
-    return "unknown rule";
-}
-
-[[nodiscard]] constexpr const char* name(defect d) noexcept
-{
-    switch (d) {
-    case defect::none:
-        return "no defect";
-    case defect::levels:
-        return "the format has no tables of so many levels";
-    case defect::physical_bits:
-        return "the physical-address width is not 32 to 52";
-    case defect::encryption_bit:
-        return "the encryption bit lies outside the address";
-    case defect::software_bit_in_use:
-        return "the hardware uses the software bit";
-    case defect::two_accessed_bits:
-        return "two accessed bits";
-    case defect::contradiction:
-        return "features that exclude each other";
-    case defect::rows_overlap:
-        return "two rows claim the same bit";
-    case defect::bit_without_role:
-        return "a bit has no role";
-    case defect::name_in_two_places:
-        return "a named field stands in two places";
-    case defect::flag_of_several_bits:
-        return "a flag is not one bit";
-    }
-    return "unknown defect";
-}
-
-[[nodiscard]] constexpr const char* name(encode_error e) noexcept
-{
-    switch (e) {
-    case encode_error::none:
-        return "no error";
-    case encode_error::no_such_entry:
-        return "no such entry at this level";
-    case encode_error::address_misaligned:
-        return "the address is not aligned";
-    case encode_error::address_too_wide:
-        return "the address is too wide";
-    case encode_error::permission_not_offered:
-        return "the format does not offer these permissions";
-    }
-    return "unknown error";
-}
-
-[[nodiscard]] constexpr const char* name(masks_error e) noexcept
-{
-    switch (e) {
-    case masks_error::none:
-        return "no error";
-    case masks_error::no_present_bit:
-        return "no present bit";
-    case masks_error::accessed_several_bits:
-        return "the accessed mask has several bits";
-    case masks_error::dirty_several_bits:
-        return "the dirty mask has several bits";
-    case masks_error::no_execute_several_bits:
-        return "the no-execute mask has several bits";
-    case masks_error::overlap:
-        return "two masks share a bit";
-    case masks_error::execute_both_ways:
-        return "both a no-execute and an execute mask";
-    }
-    return "unknown error";
-}
-
-[[nodiscard]] constexpr const char* name(marker_error e) noexcept
-{
-    switch (e) {
-    case marker_error::none:
-        return "no error";
-    case marker_error::is_zero:
-        return "the marker is 0";
-    case marker_error::looks_present:
-        return "the marker looks present";
-    case marker_error::looks_accessed:
-        return "the marker looks accessed";
-    case marker_error::looks_dirty:
-        return "the marker looks dirty";
-    case marker_error::looks_writable:
-        return "the marker looks writable";
-    case marker_error::looks_tracked:
-        return "the marker looks tracked";
-    }
-    return "unknown error";
-}
-
-[[nodiscard]] constexpr const char* name(fault_kind f) noexcept
-{
-    switch (f) {
-    case fault_kind::none:
-        return "no fault";
-    case fault_kind::not_present:
-        return "not present";
-    case fault_kind::protection:
-        return "protection";
-    case fault_kind::reserved_bits:
-        return "reserved bits set";
-    case fault_kind::pdpte_reserved:
-        return "reserved bits set in a PDPTE";
-    case fault_kind::misconfiguration:
-        return "misconfiguration";
-    case fault_kind::not_canonical:
-        return "address not canonical";
-    case fault_kind::address_too_wide:
-        return "address too wide";
-    case fault_kind::memory_absent:
-        return "no memory there";
-    }
-    return "unknown fault";
-}
-
-[[nodiscard]] constexpr const char* name(track_result r) noexcept
-{
-    switch (r) {
-    case track_result::tracked:
-        return "tracked";
-    case track_result::tracked_writable:
-        return "tracked, was writable";
-    case track_result::tracked_already:
-        return "tracked already";
-    case track_result::not_present:
-        return "not present";
-    case track_result::saved_bits_in_use:
-        return "saved bits in use";
-    case track_result::changed:
-        return "changed meanwhile";
-    }
-    return "unknown result";
-}
-
-[[nodiscard]] constexpr const char* name(order o) noexcept
-{
-    switch (o) {
-    case order::relaxed:
-        return "relaxed";
-    case order::acq_rel:
-        return "acq_rel";
-    case order::seq_cst:
-        return "seq_cst";
-    }
-    return "unknown order";
-}
-
-// ---- values by name
-
-/// What a value of a named field means, "" if its role says it all. A format of your own
-/// may have an overload for pointers to members of its fields, in the same namespace.
-template <class Fields>
-[[nodiscard]] constexpr const char* meaning(field Fields::* /*named*/, std::uint64_t /*value*/) noexcept
-{
-    return "";
-}
-
-/// Intel SDM volume 3, "EPT Paging-Structure Entries" and "EPT and Memory Typing".
-[[nodiscard]] constexpr const char* meaning(field ept_fields::* named, std::uint64_t value) noexcept
-{
-    using fields = ept_fields;
-    const bool set = value != 0;
-    if (named == &fields::memory_type) {
-        constexpr const char* types[] = {"UC", "WC", "", "", "WT", "WP", "WB", ""};
-        return value < 8 ? types[value] : "";
-    }
-    if (named == &fields::ignore_pat) return set ? "guest's PAT ignored" : "guest's PAT counts";
-    if (named == &fields::verify_guest_paging) return set ? "guest paging verified" : "guest paging not verified";
-    if (named == &fields::paging_write) return set ? "writable for paging" : "not writable for paging";
-    if (named == &fields::supervisor_shadow_stack)
-        return set ? "supervisor shadow stack" : "no supervisor shadow stack";
-    if (named == &fields::sub_page_write) return set ? "write permission by sub-page" : "write permission by page";
-    if (named == &fields::suppress_ve) return set ? "violation exits" : "violation may raise #VE";
-    return "";
-}
-
-/// Intel SDM volume 3, "Paging"; AMD APM volume 2, "Page Translation and Protection".
-[[nodiscard]] constexpr const char* meaning(field x86_fields::* named, std::uint64_t value) noexcept
-{
-    using fields = x86_fields;
-    const bool set = value != 0;
-    if (named == &fields::write_through) return set ? "PAT index +1" : "PAT index +0";
-    if (named == &fields::cache_disable) return set ? "PAT index +2" : "PAT index +0";
-    if (named == &fields::pat || named == &fields::pat_large) return set ? "PAT index +4" : "PAT index +0";
-    if (named == &fields::global) return set ? "global" : "not global";
-    if (named == &fields::restart) return set ? "HLAT walk restarts" : "HLAT walk goes on";
-    if (named == &fields::protection_key) return "protection key";
-    if (named == &fields::encryption) return set ? "encryption bit set" : "encryption bit clear";
-    return "";
-}
-
-/// Index into the PAT of the memory type of an ordinary or nested entry.
-[[nodiscard]] constexpr unsigned pat_index(std::uint64_t entry, const layout& l, const x86_fields& fields) noexcept
-{
-    const std::uint64_t typed = entry & l.mask(role::memory_type);  // PAT's bit has other uses at other levels
-    return static_cast<unsigned>(fields.write_through.get(typed) + 2 * fields.cache_disable.get(typed) +
-                                 ((typed & (fields.pat | fields.pat_large)) != 0 ? 4 : 0));
-}
-
-/// Memory type of a PAT index after reset. Intel SDM volume 3, "Page Attribute Table".
-/// Precondition: index < 8.
-[[nodiscard]] constexpr const char* pat_type_after_reset(unsigned index) noexcept
-{
-    constexpr const char* types[] = {"WB", "WT", "UC-", "UC"};
-    return types[index % 4];
-}
 
 // ---- an entry in parts
 
 /// A format that has rows to describe it by.
 template <class F>
-concept described_format = entry_format<F> && requires(const F& f) {
-    F::description::rows[0];
-    f.features();
-};
+concept described_format = entry_format<F> && requires { F::description::rows[0]; };
 
 /// A run of bits that have one role because of one row.
 template <class Row>
@@ -302,7 +27,7 @@ struct entry_part {
 
     /// Whether the row is in force, not what stands in its place: `otherwise`, or address
     /// bits that are reserved.
-    [[nodiscard]] constexpr bool in_force() const noexcept { return from != nullptr && is == from->is; }
+    [[nodiscard]] constexpr bool in_force() const noexcept { return from != nullptr && is == from->is.is; }
 
     /// The manual's mnemonic, empty if it has none here.
     [[nodiscard]] constexpr const char* name() const noexcept { return in_force() ? from->name : ""; }
@@ -315,8 +40,8 @@ template <described_format F>
 {
     using description = typename F::description;
     using row_type = std::remove_cvref_t<decltype(description::rows[0])>;
-    const auto switches = row_features<description>(format.features());
-    const layout& l = format.layout_at(level, k);
+    const auto switches = row_features<description>(format->features());
+    const layout& l = format->layout_at(level, k);
     const std::uint64_t lowest = bit(low).mask();
 
     entry_part<row_type> part;
@@ -326,9 +51,10 @@ template <described_format F>
         part.is = static_cast<role>(r);
         same = l.masks[r];
     }
-    if (part.is != role::none && format.exists(level, k)) {
+    if (part.is != role::none && (k == kind::none || format->exists(level, k))) {
         for (const row_type& r : description::rows) {
-            if (!r.in.contains(level, k) || r.role_at(switches, level) == role::none) continue;
+            if (!r.in.contains(level, k) || r.use_at(switches, level).is == role::none) continue;
+            if (r.place != nullptr && !r.in_force(switches, level)) continue;
             if ((r.bits_at(switches).mask() & lowest) == 0) continue;
             // A bit whose place is a feature stands above the row that it is taken from.
             if (part.from == nullptr || r.place != nullptr) part.from = &r;
@@ -452,6 +178,26 @@ private:
     std::size_t line_ = 0;  // where this line begins
 };
 
+namespace detail {
+
+/// What a value of a named field means, as the description says; else "".
+template <described_format F, class Row>
+[[nodiscard]] constexpr const char* meaning_of(const entry_part<Row>& part, std::uint64_t value, kind k,
+                                               const F& format) noexcept
+{
+    using description = typename F::description;
+    if (!part.in_force()) return "";
+    if constexpr (requires { description::meaning(part.from->member, value, k, format->features()); }) {
+        return description::meaning(part.from->member, value, k, format->features());
+    } else if constexpr (requires { description::fields::meaning(part.from->member, value); }) {
+        return description::fields::meaning(part.from->member, value);
+    } else {
+        return "";
+    }
+}
+
+}  // namespace detail
+
 /// What a part of an entry means with this entry's value.
 template <described_format F, class Row>
 constexpr void write_meaning(text_writer& out, const entry_part<Row>& part, std::uint64_t entry, unsigned level, kind k,
@@ -459,18 +205,21 @@ constexpr void write_meaning(text_writer& out, const entry_part<Row>& part, std:
 {
     const std::uint64_t value = part.bits.get(entry);
     const bool set = value != 0;
-    if (part.in_force()) {
-        const char* words = meaning(part.from->member, value);
-        if (*words != '\0') {
-            out.put(words);
-            return;
-        }
+    if (const char* words = detail::meaning_of(part, value, k, format); *words != '\0') {
+        out.put(words);
+        return;
     }
     switch (part.is) {
     case role::none:
         out.put("the entry has no such bits");
         return;
-    case role::present:
+    case role::fixed:
+        if (k == kind::leaf || k == kind::run) {
+            out.page_size(format->shape().page_shift(level, k)).put(k == kind::leaf ? " page" : " run");
+        } else {
+            out.put(name(k));
+        }
+        return;
     case role::accessed:
     case role::dirty:
         out.put(set ? "" : "not ").put(name(part.is));
@@ -479,77 +228,70 @@ constexpr void write_meaning(text_writer& out, const entry_part<Row>& part, std:
     case role::write:
     case role::execute:
     case role::user_execute:
-        out.put(set ? "" : "no ").put(name(part.is));
-        return;
-    case role::execute_disable:
-        out.put(set ? "no execute" : "execute");
-        return;
     case role::user:
-        switch (format.user_bit()) {
-        case user_rule::separates:
-            out.put(set ? "user and supervisor" : "supervisor only");
-            return;
-        case user_rule::required:
-            out.put(set ? "user, as every nested access is" : "no access, every nested access is a user's");
-            return;
-        case user_rule::traps_supervisor_fetch:
-            out.put(!set ? "supervisor execute" : k == kind::leaf ? "no supervisor execute" : "left to the leaf");
-            return;
-        }
+        out.put(format->layout_at(level, k).grants(entry, part.is) ? "" : "no ").put(name(part.is));
         return;
-    case role::page_size:
-        if (set) {
-            out.page_size(format.tables().page_shift(level)).put(" page");
-        } else {
-            out.put("table");
-        }
+    case role::next_level:
+        out.put("level ").decimal(format->manual_level(static_cast<unsigned>(value)));
         return;
     case role::address:
-        out.put("address ").hex(format.layout_at(level, k).address_in(entry & part.bits.mask()));
+        out.put("address ").hex(format->layout_at(level, k).address_in(entry & part.bits.mask()));
         return;
     case role::memory_type:
     case role::attribute:
+    case role::dirty_modifier:
     case role::software:
+    case role::written:
     case role::reserved:
+    case role::beyond:
         out.put(name(part.is));
         break;
     }
     if (part.from == nullptr || part.in_force()) return;
-    const auto switches = row_features<typename F::description>(format.features());
-    if (part.from->role_at(switches, level) == role::address) {
-        out.put(", beyond the address");
+    const auto switches = row_features<typename F::description>(format->features());
+    if (part.from->use_at(switches, level).is == role::address) {
+        if (part.bits.mask() > format->layout_at(level, k).mask(role::address)) out.put(", beyond the address");
     } else {
-        out.put("; ").put(*part.from->name != '\0' ? part.from->name : name(part.from->is));
+        out.put("; ").put(*part.from->name != '\0' ? part.from->name : name(part.from->is.is));
         out.put(" if ").put(part.from->when.text);
     }
 }
+
+namespace detail {
 
 /// The entry in short, without the rule that it may break.
 template <described_format F>
 constexpr void write_summary(text_writer& out, std::uint64_t entry, unsigned level, const F& format) noexcept
 {
-    if (level < 1 || level > format.tables().levels) {
+    if (level < 1 || level > format->shape().levels) {
         out.put("no such level ").hex(entry);
         return;
     }
-    if (!present(entry, format)) {
-        entry == 0 ? out.put("empty") : out.put("not present ").hex(entry);
+    if (entry == 0 || entry == format->empty()) {
+        out.put("empty");
         return;
     }
     const kind k = kind_of(entry, level, format);
-    const layout& l = format.layout_at(level, k);
-    if (k == kind::leaf) {
-        out.page_size(format.tables().page_shift(level)).put(" leaf ");
+    if (k == kind::none) {
+        out.put(present(entry, format) ? "no such kind of entry " : "not present ").hex(entry);
+        return;
+    }
+    const layout& l = format->layout_at(level, k);
+    if (k == kind::table) {
+        const unsigned below = format->level_below(entry, level);
+        out.put('L').decimal(format->manual_level(level)).put("->L").decimal(format->manual_level(below));
+        out.put(" table ");
     } else {
-        out.put('L').decimal(level).put("->L").decimal(level - 1).put(" table ");
+        out.page_size(page_shift_of(entry, level, format)).put(k == kind::leaf ? " leaf " : " run ");
     }
     out.hex(l.address_in(entry)).put(' ');
 
     const permissions p = permissions_of(entry, level, format);
     out.put(p.read ? 'R' : '-').put(p.write ? 'W' : '-').put(p.execute ? 'X' : '-');
-    if (l.mask(role::user_execute) != 0 || format.user_bit() == user_rule::traps_supervisor_fetch) {
+    const bool user_counts = format->allowed({true, true, true, false, true}, k) != no_permissions;
+    if (format->modes_apart()) {
         out.put('/').put(p.user_execute ? 'X' : '-');
-    } else if (format.user_bit() == user_rule::separates && (entry & l.mask(role::user)) != 0) {
+    } else if (user_counts && l.mask(role::user) != 0 && l.grants(entry, role::user)) {
         out.put(" user");
     }
 
@@ -560,7 +302,7 @@ constexpr void write_summary(text_writer& out, std::uint64_t entry, unsigned lev
         switch (part.is) {
         case role::memory_type:
             if (part.in_force() && part.bits.width() > 1) {
-                const char* type = meaning(part.from->member, value);
+                const char* type = meaning_of(part, value, k, format);
                 if (*type != '\0') {
                     out.put(' ').put(type);
                     break;
@@ -583,12 +325,27 @@ constexpr void write_summary(text_writer& out, std::uint64_t entry, unsigned lev
     }
 }
 
-/// The rule that an entry breaks, and which of its bits.
-constexpr void write_rule(text_writer& out, std::uint64_t entry, const finding& found) noexcept
+/// The rule that an entry breaks, and which of its bits; or what is wrong with an absent one.
+/// Returns whether there was something to write.
+template <described_format F>
+constexpr bool write_rule(text_writer& out, const char* before, std::uint64_t entry, unsigned level,
+                          const F& format) noexcept
 {
-    out.put(name(found.broken));
+    const finding found = diagnose(entry, level, format);
+    if (found.broken == rule::no_such_level) return false;
+    if (!found) {
+        if (entry == 0 || present(entry, format)) return false;
+        const absent_error wrong = check_absent(entry, format);
+        if (wrong == absent_error::none) return false;
+        out.put(before).put(name(wrong));
+        return true;
+    }
+    out.put(before).put(name(found.broken));
     if ((found.bits & entry) != 0) out.put(": ").bit_list(found.bits & entry);
+    return true;
 }
+
+}  // namespace detail
 
 /// An entry in one line, without a newline:
 ///     4K leaf 0x12'3456'7000 RW- WB A D sw=57,58
@@ -602,10 +359,8 @@ constexpr text_result describe(std::uint64_t entry, unsigned level, const F& for
                                std::size_t size) noexcept
 {
     text_writer out(buffer, size);
-    write_summary(out, entry, level, format);
-    if (const finding found = diagnose(entry, level, format); found && found.broken != rule::no_such_level) {
-        write_rule(out.put("; "), entry, found);
-    }
+    detail::write_summary(out, entry, level, format);
+    detail::write_rule(out, "; ", entry, level, format);
     return out.end();
 }
 
@@ -618,15 +373,15 @@ constexpr text_result describe(std::uint64_t entry, unsigned level, const F& for
 /// An entry field by field: the line above, then a line for each field from bit 0 up, with
 /// the manual's mnemonic, bits, value and meaning, then the PAT index of ordinary entries and
 /// the rule that the entry breaks. Unnamed fields that are 0 are left out. Every line ends
-/// with a newline. Of an entry that is not present the fields are as they would be.
+/// with a newline. An absent entry has the fields that the format has for one, most often none.
 template <described_format F>
 constexpr text_result describe_fields(std::uint64_t entry, unsigned level, const F& format, char* buffer,
                                       std::size_t size) noexcept
 {
     text_writer out(buffer, size);
-    write_summary(out, entry, level, format);
+    detail::write_summary(out, entry, level, format);
     out.end_line();
-    if (level < 1 || level > format.tables().levels) return out.end();
+    if (level < 1 || level > format->shape().levels) return out.end();
 
     const kind k = kind_of(entry, level, format);
     for (unsigned low = 0; low < 64;) {
@@ -640,17 +395,11 @@ constexpr text_result describe_fields(std::uint64_t entry, unsigned level, const
         out.end_line();
     }
 
-    if constexpr (std::is_same_v<typename F::description::fields, x86_fields>) {
-        if (present(entry, format)) {
-            const unsigned index = pat_index(entry, format.layout_at(level, k), format.fields());
-            out.put("memory type: PAT index ").decimal(index).put(", after reset ").put(pat_type_after_reset(index));
-            out.end_line();
-        }
+    using fields = typename F::description::fields;
+    if constexpr (requires { fields::describe_more(out, entry, format->layout_at(level, k), format->fields()); }) {
+        if (k != kind::none) fields::describe_more(out, entry, format->layout_at(level, k), format->fields());
     }
-    if (const finding found = diagnose(entry, level, format)) {
-        write_rule(out.put("broken: "), entry, found);
-        out.end_line();
-    }
+    if (detail::write_rule(out, "broken: ", entry, level, format)) out.end_line();
     return out.end();
 }
 
@@ -660,7 +409,5 @@ constexpr text_result describe_fields(std::uint64_t entry, unsigned level, const
 {
     return describe_fields(entry, level, format, buffer, Size);
 }
-
-static_assert(described_format<ept<ept_features{}>> && described_format<runtime_format<shadow_description>>);
 
 }  // namespace ptebits

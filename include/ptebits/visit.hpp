@@ -9,65 +9,22 @@
 #include <cstdint>
 #include <type_traits>
 
-#include <ptebits/walk.hpp>
+#include <ptebits/entry.hpp>
+#include <ptebits/memory.hpp>
+#include <ptebits/slot.hpp>
 
 namespace ptebits {
-
-/// A range of addresses, both ends included; the default is all. In bytes.
-struct address_range {
-    std::uint64_t first = 0;
-    std::uint64_t last = ~std::uint64_t{0};
-};
-
-/// The part of a range that tables of a shape translate, as offsets into what they
-/// translate: canonical addresses lose the copies of their top bit. Empty: first > last.
-[[nodiscard]] constexpr address_range translated_part(address_range range, const shape& t) noexcept
-{
-    const std::uint64_t space = ones(t.address_bits() - 1, 0);
-    if (!t.canonical) return {range.first, range.last < space ? range.last : space};
-    const std::uint64_t low_half = space >> 1;
-    if (range.first > low_half && range.first < ~low_half) range.first = ~low_half;
-    if (range.last > low_half && range.last < ~low_half) range.last = low_half;
-    if (range.first > range.last) return {1, 0};
-    return {range.first & space, range.last & space};
-}
-
-/// An address as programs see it, from an offset into what tables of a shape translate.
-[[nodiscard]] constexpr std::uint64_t sign_extended(std::uint64_t offset, const shape& t) noexcept
-{
-    const bool high = t.canonical && (offset >> (t.address_bits() - 1)) != 0;
-    return high ? offset | ~ones(t.address_bits() - 1, 0) : offset;
-}
-
-/// The slots of one table that lie in a range, in order.
-struct slot_run {
-    std::uint64_t begin = 0;  ///< of what the table translates: an offset
-    std::uint64_t next = 0;   ///< index of the slot that comes next
-    std::uint64_t last = 0;
-
-    constexpr slot_run() = default;
-    /// Those of a table of a level. Precondition: it translates some of the range.
-    constexpr slot_run(const shape& t, unsigned level, std::uint64_t table_begin, address_range part) noexcept
-        : begin(table_begin), last(ones(t.index_bits_at(level) - 1, 0))
-    {
-        const unsigned shift = t.page_shift(level);
-        if (part.first > begin) next = (part.first - begin) >> shift;
-        if (const std::uint64_t end = (part.last - begin) >> shift; end < last) last = end;
-    }
-
-    [[nodiscard]] constexpr bool empty() const noexcept { return next > last; }
-};
 
 /// An entry met on the way.
 template <slot_word Word>
 struct visited_entry {
     unsigned level;
-    kind is;
+    kind is;                ///< none: absent, or of no kind that the level has
     std::uint64_t address;  ///< the first that the entry translates, sign-extended where the format does
     unsigned page_shift;    ///< log2 of the bytes that it translates
     Word* slot;
     std::uint64_t slot_address;  ///< physical, in bytes
-    std::uint64_t entry;         ///< not 0; may be not present, or break a rule
+    std::uint64_t entry;         ///< neither 0 nor an empty slot's; may be absent, or break a rule
     permissions allowed;         ///< by this entry and those above it
 };
 
@@ -116,12 +73,12 @@ private:
     std::size_t count_;
 };
 
-/// Shows a visitor every entry of the tables below `root` that is not 0 and translates
+/// Shows a visitor every entry of the tables below `root` that is not empty and translates
 /// part of a range, in the order of addresses, a table's entry before the table. The
 /// visitor takes a visited_entry and returns a visit_next; it may change the slot.
 /// With `once`, no table is visited twice at a level. Reads each slot once, acquire.
-template <walkable_format F, class Memory, class Visitor, slot_access Access = atomic_access<>>
-constexpr visit_summary visit(const F& format, std::uint64_t root, address_range range, Memory&& memory,
+template <entry_format F, class Memory, class Visitor, slot_access Access = atomic_access<>>
+constexpr visit_summary visit(const F& format, std::uint64_t root, inclusive_range range, Memory&& memory,
                               Visitor&& visitor, table_set* once = nullptr, Access how = {})
 {
     return with_slots_of(format, memory, [&]<class Word>(std::type_identity<Word>) {
@@ -129,27 +86,29 @@ constexpr visit_summary visit(const F& format, std::uint64_t root, address_range
         struct frame {
             std::uint64_t table = 0;
             slot_run slots;
-            permission_fold above;
+            detail::permission_fold above;
+            unsigned back = 0;  // the level to go on with after this table
         };
-        const shape& t = format.tables();
+        const shape& t = format->shape();
         visit_summary summary;
         if (t.levels == 0) return summary;
 
-        const address_range part = translated_part(range, t);
-        if (part.first > part.last) return summary;
+        const inclusive_range part = t.translated_part(range);
+        if (part.empty()) return summary;
         frame frames[max_levels + 1];
         unsigned level = t.levels;
-        const auto enter = [&](unsigned at, std::uint64_t table, std::uint64_t begin, const permission_fold& above) {
+        const auto enter = [&](unsigned at, std::uint64_t table, std::uint64_t begin,
+                               const detail::permission_fold& above, unsigned back) {
             ++summary.entered;
-            frames[at] = {table, slot_run(t, at, begin, part), above};
+            frames[at] = {table, slot_run(t, at, begin, part), above, back};
         };
-        enter(level, root, 0, {});
+        enter(level, root, 0, {}, level + 1);
         if (once != nullptr) static_cast<void>(once->add(root, level));
 
         while (level <= t.levels) {
             frame& f = frames[level];
             if (f.slots.empty()) {
-                ++level;
+                level = f.back;
                 continue;
             }
             const std::uint64_t index = f.slots.next++;
@@ -161,30 +120,36 @@ constexpr visit_summary visit(const F& format, std::uint64_t root, address_range
                 continue;
             }
             const std::uint64_t entry = how.load(*slot);
-            if (entry == 0) continue;
+            if (entry == 0 || entry == format->empty()) continue;
 
             const kind is = kind_of(entry, level, format);
-            const layout& l = format.layout_at(level, is);
-            permission_fold rights = f.above;
-            rights.add(entry, permission_fold::silent_in(l, format.layout_at(1, kind::leaf)));
+            const layout& l = format->layout_at(level, is);
+            detail::permission_fold rights = f.above;
+            permissions allowed = no_permissions;
+            if (is != kind::none) {
+                rights.add(entry, l, format);
+                allowed = rights.result(format);
+            }
             const visit_next wanted =
-                visitor(visited_entry<word>{level, is, sign_extended(offset, t), t.page_shift(level), slot,
-                                            slot_address, entry, rights.result(format)});
+                visitor(visited_entry<word>{level, is, t.extended(offset), page_shift_of(entry, level, format), slot,
+                                            slot_address, entry, allowed});
             if (wanted == visit_next::stop) {
                 summary.stopped = true;
                 return summary;
             }
-            if (wanted == visit_next::over || is == kind::leaf || !present(entry, format)) continue;
+            if (wanted == visit_next::over || is != kind::table) continue;
 
             const std::uint64_t table = l.address_in(entry);
+            const unsigned below = format->level_below(entry, level);
+            if (below < 1 || below >= level) continue;  // no level that the table could have
             if (once != nullptr) {
-                const table_set::outcome seen = once->add(table, level - 1);
+                const table_set::outcome seen = once->add(table, below);
                 summary.again += seen == table_set::outcome::known;
                 summary.set_is_full = summary.set_is_full || seen == table_set::outcome::full;
                 if (seen != table_set::outcome::added) continue;
             }
-            --level;
-            enter(level, table, offset, rights);
+            enter(below, table, offset, rights, level);
+            level = below;
         }
         return summary;
     });
@@ -210,15 +175,15 @@ struct mapping {
 /// each other in both address spaces, of one size, with the same rights and memory type,
 /// as one. Pages that reach over the range's ends are shown whole. Entries that break a
 /// rule map nothing.
-template <walkable_format F, class Memory, class Found, slot_access Access = atomic_access<>>
-constexpr visit_summary for_each_mapping(const F& format, std::uint64_t root, address_range range, Memory&& memory,
+template <entry_format F, class Memory, class Found, slot_access Access = atomic_access<>>
+constexpr visit_summary for_each_mapping(const F& format, std::uint64_t root, inclusive_range range, Memory&& memory,
                                          Found&& found, Access how = {})
 {
     mapping pending;
     const auto look = [&](const auto& e) {
         if (!legal(e.entry, e.level, format) || !present(e.entry, format)) return visit_next::over;
         if (e.is == kind::table) return visit_next::into;
-        const layout& l = format.layout_at(e.level, kind::leaf);
+        const layout& l = format->layout_at(e.level, e.is);
         const mapping page{e.address,
                            l.address_in(e.entry),
                            std::uint64_t{1} << e.page_shift,

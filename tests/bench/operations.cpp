@@ -21,8 +21,8 @@ using namespace ptebits;
 
 namespace {
 
-using host = ept<ept_features{}>;
-using seed = ept<ept_features{.accessed_dirty = false, .software_accessed = 63}>;
+constexpr auto host = ept<ept_features{}>;
+constexpr auto seed = ept<ept_features{.accessed_dirty = false, .software_accessed = 63}>;
 
 using word = std::uint64_t;
 using ref = std::atomic_ref<word>;
@@ -59,10 +59,10 @@ bool kernel_test_and_set(word& slot)
     return was;
 }
 
-template <class Format>
+template <const auto& Format>
 [[gnu::noinline]] bool library_age(word& slot)
 {
-    return age(slot, Format{});
+    return age(slot, Format);
 }
 template <word Accessed>
 [[gnu::noinline]] bool obvious_age(word& slot)
@@ -131,7 +131,7 @@ template <unsigned Shift>
     return kernel_test_and_set<Shift>(slot);
 }
 
-[[gnu::noinline]] bool library_set_quietly(word& slot) { return set(slot, host::dirty), true; }
+[[gnu::noinline]] bool library_set_quietly(word& slot) { return set(slot, host->dirty), true; }
 [[gnu::noinline]] bool obvious_set_quietly(word& slot) { return ref(slot).fetch_or(0x200), true; }
 [[gnu::noinline]] bool kernel_set_quietly(word& slot)
 {
@@ -139,7 +139,7 @@ template <unsigned Shift>
     return true;
 }
 
-[[gnu::noinline]] bool library_clear_quietly(word& slot) { return clear(slot, host::accessed), true; }
+[[gnu::noinline]] bool library_clear_quietly(word& slot) { return clear(slot, host->accessed), true; }
 [[gnu::noinline]] bool obvious_clear_quietly(word& slot) { return ref(slot).fetch_and(~word{0x100}), true; }
 [[gnu::noinline]] bool kernel_clear_quietly(word& slot)
 {
@@ -147,7 +147,7 @@ template <unsigned Shift>
     return true;
 }
 
-[[gnu::noinline]] bool library_unmap(word& slot) { return unmap(slot, host{}) != 0; }
+[[gnu::noinline]] bool library_unmap(word& slot) { return unmap(slot, host) != 0; }
 [[gnu::noinline]] bool obvious_unmap(word& slot) { return ref(slot).exchange(0) != 0; }
 [[gnu::noinline]] bool kernel_unmap(word& slot)
 {
@@ -157,10 +157,10 @@ template <unsigned Shift>
 }
 
 // One bit that is cleared where it is set in a present entry: D, then W.
-[[gnu::noinline]] bool library_clear_dirty(word& slot) { return clear_dirty(slot, host{}); }
-[[gnu::noinline]] bool library_write_protect(word& slot) { return write_protect(slot, host{}); }
+[[gnu::noinline]] bool library_clear_dirty(word& slot) { return clear_dirty(slot, host); }
+[[gnu::noinline]] bool library_write_protect(word& slot) { return write_protect(slot, host); }
 
-[[gnu::noinline]] bool library_mark(word& slot) { return mark_accessed(slot, host{}); }
+[[gnu::noinline]] bool library_mark(word& slot) { return mark_accessed(slot, host); }
 [[gnu::noinline]] bool obvious_mark(word& slot)
 {
     const word entry = ref(slot).load(std::memory_order_acquire);
@@ -174,9 +174,9 @@ template <unsigned Shift>
     return !kernel_test_and_set<8>(slot);
 }
 
-using tracked = access_tracking<ept<ept_features{.accessed_dirty = false}>, 54>;
+constexpr auto tracked = track_accesses<54>(ept<ept_features{.accessed_dirty = false}>);
 constexpr word aside(word entry) { return (entry & ~word{7}) | (entry & 5) << 54; }
-[[gnu::noinline]] bool library_track(word& slot) { return age(slot, tracked{}); }
+[[gnu::noinline]] bool library_track(word& slot) { return age(slot, tracked); }
 [[gnu::noinline]] bool obvious_track(word& slot)
 {
     word entry = ref(slot).load(std::memory_order_acquire);

@@ -2,7 +2,7 @@
 // own: -DCONTESTANT=name. No header here may need floating point.
 #include <cstddef>
 #include <cstdint>
-#include <ptebits/ept.hpp>
+#include <ptebits/formats/ept.hpp>
 #include <ptebits/masks.hpp>
 #include <ptebits/table.hpp>
 
@@ -11,7 +11,8 @@ using table = std::uint64_t[512];
 namespace {
 
 // A type of this file's own, so that no instance is shared with a file of other flags.
-struct host : ptebits::ept<ptebits::ept_features{}> {};
+struct own_format : ptebits::constant_format<ptebits::ept_description, ptebits::ept_features{}> {};
+constexpr own_format host;
 
 }  // namespace
 
@@ -19,7 +20,7 @@ namespace CONTESTANT {
 
 using bitmap = ptebits::slot_bitmap<512>;
 
-bitmap library(table& t) { return ptebits::age_table(t, host{}); }
+bitmap library(table& t) { return ptebits::age_table(t, host); }
 
 // The same entry by entry, as kernels write it: load, test, locked clear.
 bitmap kernel(table& t)

@@ -14,11 +14,14 @@
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
-#include <ptebits/ept.hpp>
-#include <ptebits/shadow.hpp>
+#include <ptebits/formats/ept.hpp>
+#include <ptebits/formats/shadow.hpp>
+#include <ptebits/nested_walk.hpp>
 #include <ptebits/walk.hpp>
+#include <ptebits/x86.hpp>
 #include <random>
 #include <string>
+#include <type_traits>
 #include <vector>
 
 using namespace ptebits;
@@ -26,8 +29,8 @@ using namespace ptebits;
 namespace {
 
 using word = std::uint64_t;
-using linear = shadow<shadow_features{}>;
-using host = ept<ept_features{}>;
+constexpr auto linear = shadow<shadow_features{}>;
+constexpr auto host = ept<ept_features{}>;
 
 constexpr word address_bits = 0xf'ffff'ffff'f000;
 constexpr word page_size_bit = 0x80;
@@ -193,8 +196,7 @@ word nested_library(const scene& s)
 {
     const auto memory = [words = s.words](word physical) { return words + (physical >> 3); };
     return walk_all<Chained>(s, [&](word address) {
-        const nested_result r =
-            nested_walk(linear{}, s.guest_root, host{}, s.root, address, {}, {}, memory, update_flags::no);
+        const auto r = nested_walk(linear, s.guest_root, host, s.root, address, {}, {}, memory, update_flags::no);
         return r ? r.address() : 0;
     });
 }
@@ -261,7 +263,7 @@ struct page_map {
 };
 
 template <class Format>
-void map(physical_memory& memory, word root, unsigned leaf_level, word address, word place)
+void map(const Format& format, physical_memory& memory, word root, unsigned leaf_level, word address, word place)
 {
     const auto made = [](encoded e) { return e ? e.entry : (std::abort(), 0); };
     word table = root;
@@ -269,22 +271,22 @@ void map(physical_memory& memory, word root, unsigned leaf_level, word address, 
         const word slot = table / 8 + (address >> (12 + 9 * (level - 1)) & 511);
         if (memory.words()[slot] == 0) {
             const word below = memory.new_table();
-            memory.words()[slot] = made(encode(kind::table, level, below, {}, Format{}));
+            memory.words()[slot] = made(encode(kind::table, level, below, {}, format));
         }
         table = memory.words()[slot] & address_bits;
     }
     const word slot = table / 8 + (address >> (12 + 9 * (leaf_level - 1)) & 511);
-    memory.words()[slot] = made(encode(kind::leaf, leaf_level, place, {}, Format{}));
+    memory.words()[slot] = made(encode(kind::leaf, leaf_level, place, {}, format));
     // The memory type of EPT leaves is write-back; bits 5:3 of the other format are caching, too.
-    if constexpr (Format::walked_as() == regime::extended) memory.words()[slot] |= Format::memory_type(6);
+    if constexpr (std::is_same_v<regime_of<Format>, extended_paging>) memory.words()[slot] |= format->memory_type(6);
 }
 
 // Maps `base` and what follows to `to` and what follows.
 template <class Format>
-void map_all(physical_memory& memory, word root, const page_map& m, word base, word to)
+void map_all(const Format& format, physical_memory& memory, word root, const page_map& m, word base, word to)
 {
     for (word page = 0; page < m.pages; ++page) {
-        map<Format>(memory, root, m.level, base + (page << m.shift()), to + m.place_of(page));
+        map(format, memory, root, m.level, base + (page << m.shift()), to + m.place_of(page));
     }
 }
 
@@ -340,9 +342,9 @@ int main(int argc, char** argv)
             const page_map m{level, p.pages};
             physical_memory memory(2 * m.bytes_of_tables());
             const word ordinary_root = memory.new_table();
-            map_all<linear>(memory, ordinary_root, m, 0, 0);
+            map_all(linear, memory, ordinary_root, m, 0, 0);
             const word ept_root = memory.new_table();
-            map_all<host>(memory, ept_root, m, 0, 0);
+            map_all(host, memory, ept_root, m, 0, 0);
             for (const bool random : {false, true}) {
                 const std::string how =
                     std::string(level == 1 ? "4K " : "2M ") + (random ? "random " : "sequential ") + p.name;
@@ -354,9 +356,9 @@ int main(int argc, char** argv)
                     contest(format + how + ", kept", s,
                             {{"walk", kept<Format>}, {"walk_batch", batch<Format>}, {"one load", one_load}});
                 };
-                all_contests("x86 ", linear{});
+                all_contests("x86 ", linear);
                 s.root = ept_root;
-                all_contests("EPT ", host{});
+                all_contests("EPT ", host);
             }
         }
         // A guest's tables stand at guest-physical addresses that the host maps to themselves,
@@ -365,11 +367,11 @@ int main(int argc, char** argv)
         constexpr word guest_pages_at = word{1} << 40;
         physical_memory memory(2 * m.bytes_of_tables());
         const word guest_root = memory.new_table();
-        map_all<linear>(memory, guest_root, m, 0, guest_pages_at);
+        map_all(linear, memory, guest_root, m, 0, guest_pages_at);
         const word guest_tables_end = memory.used();
         const word host_root = memory.new_table();
-        for (word table = 0; table < guest_tables_end; table += 0x1000) map<host>(memory, host_root, 1, table, table);
-        map_all<host>(memory, host_root, m, guest_pages_at, 0);
+        for (word table = 0; table < guest_tables_end; table += 0x1000) map(host, memory, host_root, 1, table, table);
+        map_all(host, memory, host_root, m, guest_pages_at, 0);
         for (const bool random : {false, true}) {
             const std::string how = std::string("x86/EPT 4K ") + (random ? "random " : "sequential ") + p.name;
             const scene s{memory.words(), host_root, guest_root, addresses_in(m, random, walks)};

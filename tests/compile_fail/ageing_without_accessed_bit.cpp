@@ -1,14 +1,14 @@
 // expect: ptebits: this format has no accessed bit
 // SPDX-License-Identifier: BSL-1.0
 #include <ptebits/ageing.hpp>
-#include <ptebits/ept.hpp>
+#include <ptebits/formats/ept.hpp>
 
 #ifdef PTEBITS_CONTROL
-using format = ptebits::ept<ptebits::ept_features{.accessed_dirty = true}>;
+constexpr auto format = ptebits::ept<ptebits::ept_features{.accessed_dirty = true}>;
 #else
-using format = ptebits::ept<ptebits::ept_features{.accessed_dirty = false}>;
+constexpr auto format = ptebits::ept<ptebits::ept_features{.accessed_dirty = false}>;
 #endif
 
-bool aged(std::uint64_t& slot) { return age(slot, format{}); }
+bool aged(std::uint64_t& slot) { return age(slot, format); }
 
 int main() {}

@@ -1,6 +1,6 @@
 // expect: ptebits: encryption_bit lies outside the address field
 // SPDX-License-Identifier: BSL-1.0
-#include <ptebits/shadow.hpp>
+#include <ptebits/formats/shadow.hpp>
 
 #ifdef PTEBITS_CONTROL
 constexpr ptebits::shadow_features features{.encryption_bit = 51};
@@ -8,6 +8,6 @@ constexpr ptebits::shadow_features features{.encryption_bit = 51};
 constexpr ptebits::shadow_features features{.encryption_bit = 52};
 #endif
 
-static_assert(ptebits::shadow<features>::present_mask() != 0);
+static_assert(ptebits::shadow<features>->present_mask() != 0);
 
 int main() {}

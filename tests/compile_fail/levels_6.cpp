@@ -1,6 +1,6 @@
 // expect: ptebits: this format has no tables of so many levels
 // SPDX-License-Identifier: BSL-1.0
-#include <ptebits/npt.hpp>
+#include <ptebits/formats/npt.hpp>
 
 #ifdef PTEBITS_CONTROL
 constexpr ptebits::npt_features features{.levels = 5};
@@ -8,6 +8,6 @@ constexpr ptebits::npt_features features{.levels = 5};
 constexpr ptebits::npt_features features{.levels = 6};
 #endif
 
-static_assert(ptebits::npt<features>::present_mask() != 0);
+static_assert(ptebits::npt<features>->present_mask() != 0);
 
 int main() {}

@@ -1,6 +1,6 @@
 // expect: address_is_misaligned_or_too_wide
 // SPDX-License-Identifier: BSL-1.0
-#include <ptebits/ept.hpp>
+#include <ptebits/formats/ept.hpp>
 
 #ifdef PTEBITS_CONTROL
 constexpr std::uint64_t page = 0x60'0000;
@@ -8,6 +8,6 @@ constexpr std::uint64_t page = 0x60'0000;
 constexpr std::uint64_t page = 0x60'1000;
 #endif
 
-static_assert(ptebits::ept<ptebits::ept_features{}>::address(2, page) == 0x60'0000);
+static_assert(ptebits::ept<ptebits::ept_features{}>->address(2, page) == 0x60'0000);
 
 int main() {}

@@ -8,6 +8,6 @@ constexpr ptebits::mask_values values{.present = 0x7, .accessed = 0x100, .dirty 
 constexpr ptebits::mask_values values{.present = 0x7, .accessed = 0x100, .dirty = 0x100};
 #endif
 
-static_assert(ptebits::static_masks_of<values>::present_mask() == 0x7);
+static_assert(ptebits::masks_of<values>->present_mask() == 0x7);
 
 int main() {}

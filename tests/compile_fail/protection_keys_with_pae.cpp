@@ -1,6 +1,6 @@
 // expect: ptebits: these features exclude each other
 // SPDX-License-Identifier: BSL-1.0
-#include <ptebits/shadow.hpp>
+#include <ptebits/formats/shadow.hpp>
 
 #ifdef PTEBITS_CONTROL
 constexpr ptebits::shadow_features features{.levels = 4, .protection_keys = true};
@@ -8,6 +8,6 @@ constexpr ptebits::shadow_features features{.levels = 4, .protection_keys = true
 constexpr ptebits::shadow_features features{.levels = 3, .protection_keys = true};
 #endif
 
-static_assert(ptebits::shadow<features>::present_mask() != 0);
+static_assert(ptebits::shadow<features>->present_mask() != 0);
 
 int main() {}

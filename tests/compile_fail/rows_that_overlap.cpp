@@ -8,7 +8,7 @@ struct features {
     unsigned physical_bits = 40;
 };
 struct names {
-    field valid;
+    entry_field valid;
 };
 
 struct description {
@@ -16,7 +16,7 @@ struct description {
     using fields = names;
 
     static constexpr row<features, fields> rows[] = {
-        {"V", bit(0), every, role::present, &fields::valid},
+        {"V", bit(0), every, is(1), &fields::valid},
 #ifdef PTEBITS_CONTROL
         {"", bits(11, 1), every, role::software},
 #else
@@ -26,10 +26,10 @@ struct description {
         {"", bits(63, 52), every, role::reserved},
     };
 
-    static constexpr shape shape_of(const features&) { return {.levels = 1}; }
-    static constexpr entries entries_of(const features&) { return leaf(1); }
+    static constexpr dimensions shape_of(const features&) { return {.levels = 1}; }
+    static constexpr entries entries_of(const features&) { return leaf_at(1); }
 };
 
-static_assert(static_format<description, features{}>::value.valid.mask() == 1);
+static_assert(constant_format<description, features{}> {} -> valid.mask() == 1);
 
 int main() {}

@@ -18,35 +18,27 @@ constexpr plain_access plainly{};
 
 // ---- encode
 
-template <class Format>
-bool modes_apart(const layout& l, const Format& format)
-{
-    return l.mask(role::user_execute) != 0 || format.user_bit() == user_rule::traps_supervisor_fetch;
-}
-
 /// The permissions as an entry can tell them: user_execute counts only where it is granted apart.
 template <class Format>
-permissions as_told(permissions p, const layout& l, const Format& format)
+permissions as_told(permissions p, const Format& format)
 {
-    if (!modes_apart(l, format)) p.user_execute = p.execute && p.user;
+    if (!format->modes_apart()) p.user_execute = p.execute && p.user;
     return p;
 }
 
-/// Whether any setting of the permission bits makes a legal entry that grants just this.
+/// Whether any setting of the permission bits makes a legal entry of this kind that grants just this.
 template <class Format>
-bool can_grant(std::uint64_t other_bits, unsigned level, const layout& l, permissions grant, const Format& format)
+bool can_grant(std::uint64_t other_bits, kind k, unsigned level, permissions grant, const Format& format)
 {
-    if (format.user_bit() != user_rule::separates && !grant.user) return false;  // nested: every access is a user's
+    const bool nested = !std::is_same_v<regime_of<Format>, ordinary_paging>;
+    if (nested && !grant.user) return false;  // every access is a user's
     std::uint64_t free = 0;
-    for (const role r : {role::present, role::read, role::write, role::execute, role::user_execute, role::user,
-                         role::execute_disable}) {
-        free |= l.mask(r);
-    }
+    for (const role r : permission_roles) free |= format->layout_at(level, k).mask(r);
     std::uint64_t set = 0;
     do {
         const std::uint64_t entry = other_bits | set;
-        const bool grants = permissions_of(entry, level, format) == as_told(grant, l, format);
-        if (present(entry, format) && grants && legal(entry, level, format)) return true;
+        const bool grants = permissions_of(entry, level, format) == as_told(grant, format);
+        if (kind_of(entry, level, format) == k && grants && legal(entry, level, format)) return true;
         set = (set - free) & free;  // the next subset
     } while (set != 0);
     return false;
@@ -56,16 +48,16 @@ template <class Format>
 void try_encode(const Format& format, kind k, unsigned level, std::uint64_t physical, permissions grant)
 {
     const encoded made = encode(k, level, physical, grant, format);
-    const layout& l = format.layout_at(level, k);
-    const bool exists = format.exists(level, k);
-    const unsigned align = k == kind::leaf && exists ? format.tables().page_shift(level) : base_page_shift;
+    const layout& l = format->layout_at(level, k);
+    const bool exists = format->exists(level, k);
+    const unsigned align = k == kind::leaf && exists ? format->shape().page_shift(level) : 12;
     if (made) {
         require(exists && present(made.entry, format) && legal(made.entry, level, format));
         require(kind_of(made.entry, level, format) == k);
         require(address_of(made.entry, level, format) == physical);
-        require(permissions_of(made.entry, level, format) == as_told(grant, l, format));
+        require(permissions_of(made.entry, level, format) == as_told(grant, format));
         require((made.entry & (l.mask(role::accessed) | l.mask(role::dirty) | l.mask(role::software))) == 0);
-        require(format.address(level, physical, k) == l.address_bits(physical));
+        require(format->address(level, physical, k) == l.address_bits(physical));
         return;
     }
     require(made.entry == 0);
@@ -84,9 +76,41 @@ void try_encode(const Format& format, kind k, unsigned level, std::uint64_t phys
         require(exists && (physical & ~l.address_in(l.mask(role::address))) != 0);
         break;
     case encode_error::permission_not_offered:
-        require(exists && !can_grant(l.address_bits(physical) | (k == kind::leaf ? l.mask(role::page_size) : 0), level,
-                                     l, grant, format));
+        require(exists && !can_grant(l.address_bits(physical) | l.value, k, level, grant, format));
         break;
+    case encode_error::no_such_field:
+    case encode_error::value_not_legal:
+        require(false);  // no field was asked for
+        break;
+    }
+}
+
+/// The same entry with one named field more: it has the field, or is refused for it.
+template <class Format>
+void try_encode_field(const Format& format, kind k, unsigned level, std::uint64_t physical, unsigned which,
+                      std::uint64_t value)
+{
+    constexpr auto& rows = Format::description::rows;
+    const auto member = rows[which % std::size(rows)].member;
+    if (member == nullptr) return;
+    const entry_field& f = format->fields().*member;
+    const encoded bare = encode(k, level, physical, {}, format);
+    if (!bare || !f.exists()) return;
+    const std::uint64_t fits = value & ones(f.width() - 1, 0);
+    const encoded made = encode(k, level, physical, {}, format, f(fits));
+    const std::uint64_t whole = bare.entry | static_cast<std::uint64_t>(f(fits));
+    const layout& l = format->layout_at(level, k);
+    if (made) {
+        require(made.entry == whole && legal(whole, level, format) && kind_of(whole, level, format) == k);
+        if (fits != 0) require(f.get(whole) == fits && f.in().contains(level, k));
+        require(address_of(whole, level, format) == physical);
+        require(permissions_of(whole, level, format) == permissions_of(bare.entry, level, format));
+    } else if (made.error == encode_error::no_such_field) {
+        require(!f.in().contains(level, k));
+    } else {
+        require(made.error == encode_error::value_not_legal && f.in().contains(level, k));
+        const std::uint64_t given = l.permission_mask() | l.mask(role::fixed) | l.mask(role::address);
+        require((f.mask() & given) != 0 || !legal(whole, level, format));
     }
 }
 
@@ -111,11 +135,11 @@ template <class Format>
 void try_rules(const Format& format, std::uint64_t entry, unsigned level)
 {
     const finding found = diagnose(entry, level, format);
-    const bool exists = level >= 1 && level <= format.tables().levels;
+    const bool exists = level >= 1 && level <= format->shape().levels;
     require((found.broken == rule::no_such_level) == !exists);
     if (!exists) return;
     const kind k = kind_of(entry, level, format);
-    const layout& l = format.layout_at(level, k);
+    const layout& l = format->layout_at(level, k);
     require(&l == &layout_of(entry, level, format));
     const permissions p = permissions_of(entry, level, format);
     if (!present(entry, format)) {
@@ -123,7 +147,7 @@ void try_rules(const Format& format, std::uint64_t entry, unsigned level)
         return;
     }
     const std::uint64_t wrong = entry & (~l.all | l.mask(role::reserved));
-    require(static_cast<bool>(found) == (wrong != 0 || breaks_more(entry, k, format.features())));
+    require(static_cast<bool>(found) == (wrong != 0 || breaks_more(entry, k, format->features())));
     if (wrong != 0) require(found.bits != 0 && (found.bits & ~wrong) == 0);
     if (wrong == 0 && found) require((found.bits & entry) != 0);
     // Bits that the MMU ignores change nothing.
@@ -149,14 +173,14 @@ void try_fields(const Format& format, std::uint64_t entry, std::uint64_t value)
         const std::uint64_t put = f.put(entry, fits);
         require(f.get(put) == fits && ((put ^ entry) & ~f.mask()) == 0 && f.put(put, f.get(entry)) == entry);
     }
-    require(find_flaw(format).what == format.wrong().what);
+    require(find_flaw(format).what == format->wrong().what);
 }
 
 /// Entries of kernels are not random: this one has no reserved bits set.
 std::uint64_t mended(std::uint64_t entry, const layout& l)
 {
-    entry &= l.all & ~l.mask(role::reserved);
-    return entry | l.mask(role::present) | l.mask(role::page_size);
+    entry &= l.all & ~(l.mask(role::reserved) | l.mask(role::fixed));
+    return entry | l.value;
 }
 
 // ---- flushes
@@ -173,7 +197,7 @@ void try_flush(const Format& format, std::uint64_t before, std::uint64_t after, 
     }
     require(needs_flush(before, 0, format, level));
     const kind k = kind_of(before, level, format);
-    const layout& l = format.layout_at(level, k);
+    const layout& l = format->layout_at(level, k);
     // Setting A or D, or what the MMU ignores, never calls for a flush; clearing D does.
     const std::uint64_t silent = l.mask(role::accessed) | l.mask(role::dirty) | l.mask(role::software);
     require(!needs_flush(before, before | (silent & after), format, level));
@@ -194,47 +218,47 @@ void try_flush(const Format& format, std::uint64_t before, std::uint64_t after, 
 template <class Format>
 void try_sizes(const Format& format, std::uint64_t entry, unsigned from, unsigned to, unsigned index)
 {
-    const resized other = resize_leaf(entry, from, to, format);
-    const bool is_leaf = from >= 1 && from <= format.tables().levels && present(entry, format) &&
+    const resized other = detail::resize_leaf(entry, from, to, format);
+    const bool is_leaf = from >= 1 && from <= format->shape().levels && present(entry, format) &&
                          legal(entry, from, format) && kind_of(entry, from, format) == kind::leaf;
     require((other.error == split_error::not_a_leaf) == !is_leaf);
     if (other) {
-        require(resize_leaf(other.entry, to, from, format).error == split_error::none);
+        require(detail::resize_leaf(other.entry, to, from, format).error == split_error::none);
         require(permissions_of(other.entry, to, format) == permissions_of(entry, from, format));
     } else {
         require(other.entry == 0);
         // Bits that have one role in both sizes are no reason.
-        const layout& old = format.layout_at(from, kind::leaf);
-        const layout& wanted = format.layout_at(to, kind::leaf);
-        std::uint64_t keep = old.mask(role::address) | old.mask(role::page_size);
+        const layout& old = format->layout_at(from, kind::leaf);
+        const layout& wanted = format->layout_at(to, kind::leaf);
+        std::uint64_t keep = old.mask(role::address) | old.mask(role::fixed);
         for (unsigned r = 0; r < role_count; ++r) keep |= old.masks[r] & wanted.masks[r];
-        require(!is_leaf || !format.exists(to, kind::leaf) || (entry & ~keep) != 0);
+        require(!is_leaf || !format->exists(to, kind::leaf) || (entry & ~keep) != 0);
     }
 
     const resized part = split(entry, from, index, format);
     const unsigned small = from - 1;
     if (!part) {
         require(part.entry == 0);
-        if (!resize_leaf(entry, from, small, format)) return;
-        const layout& l = format.layout_at(small, kind::leaf);
+        if (!detail::resize_leaf(entry, from, small, format)) return;
+        const layout& l = format->layout_at(small, kind::leaf);
         const std::uint64_t physical =
-            address_of(entry, from, format) + (std::uint64_t{index} << format.tables().page_shift(small));
+            address_of(entry, from, format) + (std::uint64_t{index} << format->shape().page_shift(small));
         require(l.address_in(l.address_bits(physical)) != physical);
         return;
     }
     require(is_leaf && present(part.entry, format) && legal(part.entry, small, format));
     require(kind_of(part.entry, small, format) == kind::leaf);
     require(address_of(part.entry, small, format) ==
-            address_of(entry, from, format) + (std::uint64_t{index} << format.tables().page_shift(small)));
+            address_of(entry, from, format) + (std::uint64_t{index} << format->shape().page_shift(small)));
     require(permissions_of(part.entry, small, format) == permissions_of(entry, from, format));
     const auto same = [&](role r) {
-        return (part.entry & format.layout_at(small, kind::leaf).mask(r)) ==
-               (entry & format.layout_at(from, kind::leaf).mask(r));
+        return (part.entry & format->layout_at(small, kind::leaf).mask(r)) ==
+               (entry & format->layout_at(from, kind::leaf).mask(r));
     };
     require(same(role::accessed) && same(role::dirty) && same(role::software) && same(role::attribute));
     if constexpr (std::is_same_v<typename Format::description::fields, x86_fields>) {
-        require(pat_index(part.entry, format.layout_at(small, kind::leaf), format.fields()) ==
-                pat_index(entry, format.layout_at(from, kind::leaf), format.fields()));
+        require(pat_index(part.entry, format->layout_at(small, kind::leaf), format->fields()) ==
+                pat_index(entry, format->layout_at(from, kind::leaf), format->fields()));
     } else {
         require(same(role::memory_type));
     }
@@ -249,7 +273,7 @@ void try_merge(const Format& format, std::uint64_t leaf, unsigned level, std::ui
     const std::uint64_t granting = encode(kind::table, level, 0, {}, format).entry;
     const auto go = [&]<class Word>(std::type_identity<Word>) {
         std::vector<Word> parts;
-        for (unsigned i = 0; i < 1U << format.tables().index_bits_at(level - 1); ++i) {
+        for (unsigned i = 0; i < 1U << format->shape().index_bits_at(level - 1); ++i) {
             parts.push_back(static_cast<Word>(split(leaf, level, i, format).entry));
         }
         require(merge(parts.data(), granting, level, format).entry == leaf);
@@ -258,7 +282,7 @@ void try_merge(const Format& format, std::uint64_t leaf, unsigned level, std::ui
         one ^= static_cast<Word>(change);
         const resized whole = merge(parts.data(), above, level, format);
         const bool above_grants = permissions_of(above, level, format) == permissions{};
-        const layout& l = format.layout_at(level, kind::leaf);
+        const layout& l = format->layout_at(level, kind::leaf);
         const std::uint64_t flags = l.mask(role::accessed) | l.mask(role::dirty);
         if (!whole) {
             require(whole.entry == 0 && (!above_grants || (static_cast<Word>(change) & ~flags) != 0));
@@ -272,7 +296,7 @@ void try_merge(const Format& format, std::uint64_t leaf, unsigned level, std::ui
         for (const Word part : parts) any |= part & flags;
         require(whole.entry == ((leaf & ~flags) | any));
     };
-    if (format.tables().entry_bits == 64) {
+    if (format->shape().entry_bits == 64) {
         go(std::type_identity<std::uint64_t>{});
     } else {
         go(std::type_identity<std::uint32_t>{});
@@ -286,29 +310,32 @@ void try_slot(const Masks& by, Word entry)
 {
     const bool is_present = present(entry, by);
     Word slot = entry;
-    if (by.accessed.exists()) {
-        const bool was = is_present && (entry & by.accessed.mask()) != 0;
+    if (by->accessed.exists()) {
+        const bool was = is_present && (entry & by->accessed.mask()) != 0;
         require(age(slot, by, plainly) == was);
-        require(slot == (was ? static_cast<Word>(entry & ~by.accessed.mask()) : entry));
+        require(slot == (was ? static_cast<Word>(entry & ~by->accessed.mask()) : entry));
         require(!age(slot, by, plainly));
     }
     slot = entry;
-    const bool marks = is_present && by.accessed.exists() && (entry & by.accessed.mask()) == 0;
+    const bool marks = is_present && by->accessed.exists() && (entry & by->accessed.mask()) == 0;
     require(mark_accessed(slot, by, plainly) == marks);
-    require(slot == (marks ? static_cast<Word>(entry | by.accessed.mask()) : entry));
+    require(slot == (marks ? static_cast<Word>(entry | by->accessed.mask()) : entry));
     slot = entry;
-    if (by.dirty.exists()) {
-        const bool was = is_present && (entry & by.dirty.mask()) != 0;
+    if (by->dirty.exists()) {
+        const bool was = is_present && (entry & by->dirty.mask()) != 0;
         require(clear_dirty(slot, by, plainly) == was);
-        require(slot == (was ? static_cast<Word>(entry & ~by.dirty.mask()) : entry));
+        require(slot == (was ? static_cast<Word>(entry & ~by->dirty.mask()) : entry));
     }
     slot = entry;
-    require(unmap(slot, by, 0, plainly) == entry && slot == 0);
+    require(unmap(slot, by, plainly) == entry && slot == static_cast<Word>(by->empty()));
+    require(!present(slot, by) && check_absent(slot, by) == absent_error::none);
+    if (check_absent(entry, by) == absent_error::none)
+        require(unmap(slot, by, entry, plainly) == by->empty() && slot == entry);
     if (check_marker(entry, by) != marker_error::none) return;
     // A marker is left alone by all of them.
     slot = entry;
-    if (by.accessed.exists()) require(!age(slot, by, plainly));
-    if (by.dirty.exists()) require(!clear_dirty(slot, by, plainly));
+    if (by->accessed.exists()) require(!age(slot, by, plainly));
+    if (by->dirty.exists()) require(!clear_dirty(slot, by, plainly));
     require(!mark_accessed(slot, by, plainly) && slot == entry && entry != 0);
 }
 
@@ -316,23 +343,41 @@ template <class Format>
 void try_tracking(const Format& format, std::uint64_t entry)
 {
     constexpr unsigned shift = 54;
-    const std::uint64_t from = format.present_mask() & ~format.layout_at(1, kind::leaf).mask(role::write);
+    const std::uint64_t from = format->present_mask() & ~format->layout_at(1, kind::leaf).mask(role::write);
     const std::uint64_t to = from << shift;
+    std::uint64_t kept = to;
     bool free = from != 0 && to >> shift == from;
+    if constexpr (requires { format->features().suppress_ve; }) {
+        // #VE is suppressed in absent entries, so a leaf's bit is kept above the permissions.
+        const unsigned above = format->features().mode_based_execute ? shift + 11 : shift + 3;
+        free = free && (!format->features().suppress_ve || above < 64);
+        if (free && format->features().suppress_ve) kept |= std::uint64_t{1} << above;
+    }
+    if constexpr (requires { format->features().memory_bits; }) {
+        // An address past the memory is needed; one bit of it may be taken for encryption.
+        unsigned end = format->features().physical_bits;
+        if constexpr (requires { format->features().encryption_bit; }) {
+            const optional_bits& encryption = format->features().encryption_bit;
+            if (encryption.given && encryption.low < end) end = encryption.low;
+        }
+        free = free && format->features().memory_bits < end;
+    }
     for (unsigned level = 1; level <= max_levels; ++level) {
-        if (format.exists(level, kind::leaf)) {
-            free = free && (to & ~format.layout_at(level, kind::leaf).mask(role::software)) == 0;
+        if (format->exists(level, kind::leaf)) {
+            free = free && (kept & ~format->layout_at(level, kind::leaf).mask(role::software)) == 0;
         }
     }
+    require((access_tracking<Format, shift>::free_in(format)) == free);
     if (!free) return;
-    const access_tracking<Format, shift> by{format};
-    const std::uint64_t write = format.layout_at(1, kind::leaf).mask(role::write);
+    const auto by = track_accesses<shift>(format);
+    const std::uint64_t write = format->layout_at(1, kind::leaf).mask(role::write);
     std::uint64_t slot = entry;
     switch (track(slot, by, plainly)) {
     case track_result::tracked:
     case track_result::tracked_writable:
         require(present(entry, format) && is_tracked(slot, by) && !present(slot, format) && (slot & write) == 0);
         require(!needs_flush(entry, slot, by) || (entry & write) != 0 || !legal(entry, 1, format));
+        require(check_absent(slot, format) == absent_error::none);
         require(!age(slot, by, plainly) && restore(slot, by, plainly) && slot == (entry & ~write));
         break;
     case track_result::tracked_already:
@@ -399,14 +444,16 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
             const unsigned chosen = in.byte();
             const unsigned level = chosen < 250 ? chosen % 6 : static_cast<unsigned>(in.number(4));
             const unsigned other = in.byte() % 7;
-            const kind k = in.flag() ? kind::leaf : kind::table;
-            const layout& l = format.layout_at(level, k);
+            const unsigned any = in.byte();
+            const kind k = any < 120 ? kind::leaf : any < 240 ? kind::table : static_cast<kind>(any % kind_count);
+            const layout& l = format->layout_at(level, k);
 
             const unsigned bits = in.byte();
             std::uint64_t physical = in.number(8);
             if ((bits & 32) != 0) physical &= l.address_in(l.mask(role::address));
             const auto granted = [bits](unsigned index) { return (bits >> index & 1) != 0; };
             try_encode(format, k, level, physical, {granted(0), granted(1), granted(2), granted(3), granted(4)});
+            try_encode_field(format, k, level, physical, chosen, physical >> 3);
 
             std::uint64_t entry = in.number(8);
             if ((bits & 64) != 0) entry = mended(entry, l);
@@ -415,15 +462,15 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
             try_rules(format, entry, level);
             try_fields(format, entry, changed);
             try_flush(format, entry, changed, level);
-            const bool has_parts = level >= 2 && level <= format.tables().levels;
-            const unsigned parts = has_parts ? 1U << format.tables().index_bits_at(level - 1) : 1;
+            const bool has_parts = level >= 2 && level <= format->shape().levels;
+            const unsigned parts = has_parts ? 1U << format->shape().index_bits_at(level - 1) : 1;
             try_sizes(format, entry, level, other, static_cast<unsigned>(changed % parts));
             if (has_parts && in.byte() % 16 == 0) {
                 const std::uint64_t above = in.flag() ? in.number(8) : encode(kind::table, level, 0, {}, format).entry;
                 try_merge(format, entry, level, std::uint64_t{1} << other << in.byte() % 58,
                           static_cast<unsigned>(physical >> 12), above);
             }
-            if (format.tables().entry_bits == 64) {
+            if (format->shape().entry_bits == 64) {
                 try_slot(format, entry);
                 try_tracking(format, entry);
             } else {

@@ -11,6 +11,7 @@
 #include <cstring>
 
 #include <ptebits/ptebits.hpp>
+#include <ptebits/x86.hpp>
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size);
 
@@ -53,7 +54,7 @@ inline ptebits::shadow_features shadow_from(input& in)
     const auto switches = static_cast<unsigned>(in.number(2));
     const auto on = [switches](unsigned index) { return (switches >> index & 1) != 0; };
     ptebits::shadow_features f;
-    f.levels = in.byte() % 6;  // 0 and 1 are wrong
+    f.levels = in.byte() % 7;  // 0, 1 and 6 are wrong
     f.physical_bits = 30 + in.byte() % 24;
     f.execute_disable = on(0);
     f.gigabyte_pages = on(1);
@@ -64,6 +65,7 @@ inline ptebits::shadow_features shadow_from(input& in)
     f.hlat = on(6);
     f.reserved_bit_8 = on(7);
     if (on(8)) f.encryption_bit = in.byte();
+    if (on(9)) f.memory_bits = 30 + in.byte() % 24;
     return f;
 }
 
@@ -101,6 +103,7 @@ inline ptebits::ept_features ept_from(input& in)
     f.sub_page_write = on(8);
     f.suppress_ve = on(9);
     if (on(10)) f.software_accessed = in.byte();
+    if (on(11)) f.memory_bits = 30 + in.byte() % 24;
     return f;
 }
 

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include <ptebits/walk.hpp>
+#include <ptebits/x86.hpp>
 
 #include "input.hpp"
 
@@ -63,8 +64,7 @@ public:
         path = a.path[i].slot_address == b.path[i].slot_address && a.path[i].entry == b.path[i].entry;
     }
     return path && a.fault == b.fault && a.level == b.level && a.address == b.address && a.page_shift == b.page_shift &&
-           a.allowed == b.allowed && a.memory_type == b.memory_type && a.broken == b.broken && a.bits == b.bits &&
-           a.key_denies == b.key_denies;
+           a.allowed == b.allowed && a.broken == b.broken && a.bits == b.bits && a.key_denies == b.key_denies;
 }
 
 }  // namespace fuzz

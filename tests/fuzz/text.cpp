@@ -60,21 +60,24 @@ void try_one(const Format& format, std::uint64_t entry, unsigned level, std::siz
     require(line.starts_with(head));
     const std::string_view behind = std::string_view(line).substr(head.size());
 
-    const bool exists = level >= 1 && level <= format.tables().levels;
+    const bool exists = level >= 1 && level <= format->shape().levels;
     const finding found = diagnose(entry, level, format);
     if (!exists) {
         require(line.starts_with("no such level 0x") && behind.empty() && head.size() + 1 == fields.size());
         return;
     }
-    require(behind.empty() != static_cast<bool>(found));
-    if (found) require(behind.starts_with("; " + std::string(name(found.broken))));
-    require((fields.find("\nbroken: ") != fields.npos) == static_cast<bool>(found));
+    // What an absent entry must not be is told like a broken rule.
+    const absent_error wrong = entry != 0 && !present(entry, format) ? check_absent(entry, format) : absent_error::none;
+    const bool told = found || wrong != absent_error::none;
+    require(behind.empty() != told);
+    if (told) require(behind.starts_with("; " + std::string(found ? name(found.broken) : name(wrong))));
+    require((fields.find("\nbroken: ") != fields.npos) == told);
     require(present(entry, format) || line == "empty" || line.starts_with("not present 0x"));
 
     // Parts are all bits of an entry, each once, of one role because of one row.
-    const auto switches = row_features<typename Format::description>(format.features());
-    for (const kind k : {kind::table, kind::leaf}) {
-        const layout& l = format.layout_at(level, k);
+    const auto switches = row_features<typename Format::description>(format->features());
+    for (const kind k : {kind::none, kind::table, kind::leaf, kind::run}) {
+        const layout& l = format->layout_at(level, k);
         auto before = part_at(0, level, k, format);
         for (unsigned low = 0; low < 64; low += before.bits.width()) {
             const auto part = part_at(low, level, k, format);
@@ -122,12 +125,16 @@ void try_pieces(std::uint64_t value, std::size_t size)
     const std::size_t unit = std::string_view("BKMGTPE").find(page.back());
     require(unit != std::string_view::npos && std::stoull(page) << 10 * unit == std::uint64_t{1} << shift);
 
-    // Values of enumerations from elsewhere have a name, too.
-    const auto any = static_cast<std::uint8_t>(value >> 8);
-    for (const char* text : {name(static_cast<kind>(any)), name(static_cast<role>(any)), name(static_cast<rule>(any)),
-                             name(static_cast<defect>(any)), name(static_cast<encode_error>(any)),
-                             name(static_cast<masks_error>(any)), name(static_cast<marker_error>(any)),
-                             name(static_cast<fault_kind>(any)), name(static_cast<track_result>(any))}) {
+    // Every value of an enumeration has a name.
+    const auto any = static_cast<unsigned>(value >> 8 & 0xff);
+    const auto named = [any](auto last) {
+        return name(static_cast<decltype(last)>(any % (static_cast<unsigned>(last) + 1)));
+    };
+    for (const char* text :
+         {named(kind::run), named(role::beyond), named(rule::memory_type), named(defect::address_in_pieces),
+          named(encode_error::value_not_legal), named(absent_error::points_into_memory),
+          named(masks_error::execute_both_ways), named(marker_error::points_into_memory),
+          named(fault_kind::memory_absent), named(track_result::changed), named(split_error::rights_above)}) {
         require(text != nullptr && *text != '\0');
     }
 }

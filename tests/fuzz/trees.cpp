@@ -21,7 +21,7 @@ constexpr plain_access plainly{};
 struct question {
     std::uint64_t root = 0;
     std::uint64_t address = 0;
-    address_range range;
+    inclusive_range range;
     memory_access what;
     std::uint64_t value = 0;  // whatever is needed besides
 };
@@ -39,7 +39,7 @@ void try_once(const Format& format, memory& m, const question& q)
     std::uint64_t left = q.value % 3 == 0 ? q.value >> 8 & 0xfff : ~std::uint64_t{0};
     std::uint64_t seen = 0;
     std::uint64_t next = 0;
-    const shape& t = format.tables();
+    const shape& t = format->shape();
     const auto look = [&](const auto& e) {
         ++seen;
         require(e.level >= 1 && e.level <= t.levels && e.entry != 0 && *e.slot == e.entry);
@@ -78,11 +78,11 @@ std::vector<reported> by_visit(const Format& format, memory& m, const question& 
             if (operation(*e.slot)) found.push_back({e.address, std::uint64_t{1} << e.page_shift});
             return visit_next::over;
         }
-        const std::uint64_t accessed = format.layout_at(e.level, kind::table).mask(role::accessed);
+        const std::uint64_t accessed = format->layout_at(e.level, kind::table).mask(role::accessed);
         if (which == subtrees::all || accessed == 0) return visit_next::into;
         if ((e.entry & accessed) == 0) return visit_next::over;
         const std::uint64_t last = e.address + ones(e.page_shift - 1, 0);
-        const std::uint64_t below = format.layout_at(e.level, kind::table).address_in(e.entry);
+        const std::uint64_t below = format->layout_at(e.level, kind::table).address_in(e.entry);
         const bool there = m(below, std::type_identity<std::uint64_t>{}) != nullptr;
         if (there && e.address >= q.range.first && last <= q.range.last) {
             using word = std::remove_reference_t<decltype(*e.slot)>;
@@ -115,7 +115,7 @@ void try_range(const Format& format, memory& m, const question& q, subtrees whic
 template <class Format>
 void try_ranges(const Format& format, memory& m, const question& q)
 {
-    if (format.accessed.exists()) {
+    if (format->accessed.exists()) {
         const subtrees which = q.value % 2 == 0 ? subtrees::all : subtrees::accessed;
         try_range(
             format, m, q, which,
@@ -135,7 +135,7 @@ void lay_out_run(const Format& format, memory& m, const question& q)
 {
     const auto lay_out = [&]<class Word>(std::type_identity<Word> size) {
         Word* const table = m(base + q.value % pages * 0x1000, size);
-        const unsigned shift = format.tables().page_shift(1 + (q.value >> 3) % 2);
+        const unsigned shift = format->shape().page_shift(1 + (q.value >> 3) % 2);
         constexpr std::uint64_t count = 4096 / sizeof(Word);
         const std::uint64_t different = (q.address >> shift) % count + 1 + (q.value >> 5) % 8;
         const std::uint64_t index = (q.value >> 8) % 4 == 0 ? q.value >> 10 : (q.value >> 10) % 8;  // mostly flags
@@ -146,7 +146,7 @@ void lay_out_run(const Format& format, memory& m, const question& q)
             table[i] = static_cast<Word>(i < different ? next : next ^ changed);
         }
     };
-    if (format.tables().entry_bits == 64) {
+    if (format->shape().entry_bits == 64) {
         lay_out(std::type_identity<std::uint64_t>{});
     } else {
         lay_out(std::type_identity<std::uint32_t>{});
@@ -186,7 +186,7 @@ void try_mappings(const Format& format, memory& m, const question& q)
         require(mapped == (over != nullptr));
         if (!mapped) continue;
         require(r.address == over->physical + (address - over->address) && r.allowed == over->allowed);
-        require(r.page_shift == over->page_shift && r.memory_type == over->memory_type);
+        require(r.page_shift == over->page_shift && r.memory_type() == over->memory_type);
     }
 }
 
@@ -242,7 +242,7 @@ void try_split(const Format& format, memory& m, const question& q)
         require(*slot == leaf);
         m.words.resize(words);
     };
-    if (format.tables().entry_bits == 64) {
+    if (format->shape().entry_bits == 64) {
         go(std::type_identity<std::uint64_t>{});
     } else {
         go(std::type_identity<std::uint32_t>{});
@@ -259,7 +259,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
         question q;
         q.root = in.flag() ? in.number(8) : base + in.byte() % pages * 0x1000;
         // As the CPU has it, but for PAE: aligned, so that all of a table is in memory or nothing.
-        q.root &= format.tables().levels == 3 ? ~std::uint64_t{31} : ~std::uint64_t{0xfff};
+        q.root &= format->shape().levels == 3 ? ~std::uint64_t{31} : ~std::uint64_t{0xfff};
         q.address = in.number(8);
         if (in.flag()) q.address = static_cast<std::uint64_t>(static_cast<std::int64_t>(q.address << 16) >> 16);
         // Ranges of Gbytes take milliseconds, so there are few of them.

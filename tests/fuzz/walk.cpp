@@ -25,7 +25,7 @@ void look_at(const walk_result& r, const Format& format)
     require(r.steps <= max_levels);
     require(r.fault <= fault_kind::memory_absent);
     require(!r || (r.steps != 0 && (r.address >> max_physical_bits) == 0));
-    for (unsigned i = 0; i < r.steps; ++i) require(r.level_of(i) >= 1 && r.level_of(i) <= format.tables().levels);
+    for (unsigned i = 0; i < r.steps; ++i) require(r.level_of(i) >= 1 && r.level_of(i) <= format->shape().levels);
 }
 
 struct question {
@@ -57,7 +57,7 @@ void try_nested(const Guest& guest, const Host& host, memory& m, const question&
     const std::vector<std::uint64_t> before = m.words;
     for (const update_flags update : {update_flags::no, update_flags::yes}) {
         m.asked_for = 0;
-        const nested_result r =
+        const nested_result<asked> r =
             nested_walk(guest, q.root, host, host_root, q.address, q.what, q.cpu, m, update, plainly);
         if (r.where == dimension::host) look_at(r.host, host);
         require(r.guest.steps <= max_levels);
@@ -111,13 +111,14 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
         try_one(format_for(extended), m, q);
         break;
     case 3: {
-        using format = shadow<shadow_features{.physical_bits = 40, .protection_keys = true}>;
-        require(same(try_one(format{}, m, q), try_one(format_for(format::features()), m, q)));
+        constexpr auto format = shadow<shadow_features{.physical_bits = 40, .protection_keys = true}>;
+        require(same(try_one(format, m, q), try_one(format_for(format->features()), m, q)));
         break;
     }
     case 4: {
-        using format = ept<ept_features{.physical_bits = 40, .execute_only = false, .mode_based_execute = true}>;
-        require(same(try_one(format{}, m, q), try_one(format_for(format::features()), m, q)));
+        constexpr auto format =
+            ept<ept_features{.physical_bits = 40, .execute_only = false, .mode_based_execute = true}>;
+        require(same(try_one(format, m, q), try_one(format_for(format->features()), m, q)));
         break;
     }
     case 5:

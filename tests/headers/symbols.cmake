@@ -18,7 +18,7 @@ function(symbols_of source result)
   set(${result} "${symbols}" PARENT_SCOPE)
 endfunction()
 
-file(GLOB headers RELATIVE ${INCLUDE} ${INCLUDE}/ptebits/*.hpp)
+file(GLOB headers RELATIVE ${INCLUDE} ${INCLUDE}/ptebits/*.hpp ${INCLUDE}/ptebits/formats/*.hpp)
 list(TRANSFORM headers REPLACE "(.+)" "#include <\\1>\n")
 list(JOIN headers "" text)
 file(WRITE ${WORK}/included.cpp "${text}")

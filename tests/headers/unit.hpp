@@ -20,11 +20,11 @@ struct unit {
 static unit in_this_unit()
 {
     std::ostringstream words;
-    words << ptebits::in_words(0x1107, 1, use::ept_static{});
+    words << ptebits::in_words(0x1107, 1, use::ept_constant);
     return {use::all(),
             words.str(),
             {&ptebits::every, &ptebits::tables, &ptebits::leaves, &ptebits::ept_description::rows,
-             &ptebits::shadow_description::rows, &use::ept_static::accessed, &use::ept_static::layout_at(1, {})},
+             &ptebits::shadow_description::rows, &use::ept_constant->accessed, &use::ept_constant->layout_at(1, {})},
             &ptebits::ones};
 }
 

@@ -8,8 +8,8 @@ namespace use {
 
 using namespace ptebits;
 
-using ept_static = ept<ept_features{.physical_bits = 46}>;
-using tracked = access_tracking<ept<ept_features{.accessed_dirty = false}>, 54>;
+inline constexpr auto ept_constant = ept<ept_features{.physical_bits = 46}>;
+inline constexpr auto tracked = track_accesses<54>(ept<ept_features{.accessed_dirty = false}>);
 
 // Six tables of 64-bit entries from physical address 0x1000 up, and one of 32-bit entries behind them.
 inline constexpr std::uint64_t first_table = 0x1000;
@@ -40,7 +40,7 @@ template <class Format>
 bool map(const Format& format, std::uint64_t root, std::uint64_t page)
 {
     std::uint64_t at = root;
-    for (unsigned level = format.tables().levels; level > 1; --level, at += 4096) {
+    for (unsigned level = format->shape().levels; level > 1; --level, at += 4096) {
         const encoded entry = encode(kind::table, level, at + 4096, {}, format);
         if (!entry) return false;
         store(*memory{}(at), entry.entry);
@@ -59,7 +59,7 @@ unsigned formats(const Format& format)
     const std::uint64_t leaf = encode(kind::leaf, 1, 0x7000, {.write = false}, format).entry;
     if (address_of(leaf, 1, format) != 0x7000 || writable(leaf, format) || !readable(leaf, format)) return 1;
     if (diagnose(leaf | std::uint64_t{1} << 51, 1, format).broken != rule::reserved_bits) return 2;
-    if (!available(std::uint64_t{1} << 58, format)) return 3;
+    if (!available(format, std::uint64_t{1} << 58)) return 3;
     if (!needs_flush(leaf, 0, format) || needs_atomic_update(0, format)) return 4;
 
     char text[400];
@@ -76,9 +76,9 @@ unsigned slots(const Format& format)
     std::uint64_t* const mapped_by[] = {&slot};
     if (age(slot, format) || !mark_accessed(slot, format) || !young_any(mapped_by, format)) return 1;
     if (!age_all(mapped_by, format) || !write_protect(slot, format)) return 2;
-    set(slot, format.dirty);
+    set(slot, format->dirty);
     if (!clear_dirty(slot, format) || harvest_dirty(slot, format)) return 3;
-    const runtime_frozen_marker frozen{std::uint64_t{1} << 60, format};
+    const auto frozen = frozen_marker(std::uint64_t{1} << 60, format);
     std::uint64_t expected = load(slot);
     if (!freeze(slot, expected, frozen) || !is_frozen(slot, frozen)) return 4;
     return unmap(slot, format) != 0 ? 0 : 5;
@@ -89,7 +89,7 @@ unsigned tables_of(const Format& format)
 {
     constexpr std::uint64_t root = first_table;
     if (!map(format, root, 0x10'0000)) return 1;
-    auto& lowest = wide[format.tables().levels - 1];
+    auto& lowest = wide[format->shape().levels - 1];
 
     const walk_result r = walk(format, root, 0x3123, {.what = operation::write, .user = true}, {}, memory{});
     if (!r || r.address != 0x10'3123 || !dirty(lowest[3], format)) return 2;
@@ -122,7 +122,7 @@ unsigned tables_of(const Format& format)
     static_cast<void>(harvest_range(format, root, {}, memory{}, report));
     if (young_pages != 5) return 9;
 
-    set(lowest[70], format.accessed);
+    set(lowest[70], format->accessed);
     if (young_in(lowest, format).count() != 1) return 10;
     if (!age_table(lowest, format).test(70) || harvest_dirty(lowest, format).any()) return 11;
     if (write_protect_table(lowest, format).count() != 512) return 12;
@@ -156,18 +156,18 @@ inline unsigned all()
         ++part;
         if (failed == 0 && what != 0) failed = 16 * part + what;
     };
-    note(formats(ept_static{}));
+    note(formats(ept_constant));
     note(formats(guest));
-    note(slots(ept_static{}));
+    note(slots(ept_constant));
     note(slots(npt_runtime));
-    note(tables_of(ept_static{}));
+    note(tables_of(ept_constant));
     note(tables_of(guest));
-    note(resizing(ept_static{}));
+    note(resizing(ept_constant));
     note(resizing(npt_runtime));
 
     std::uint64_t slot = 0x1007;
-    note(!age(slot, tracked{}) || !restore(slot, tracked{}));
-    const masks m = masks::from({.present = 0x7, .accessed = ept_runtime.accessed.mask()});
+    note(!age(slot, tracked) || !restore(slot, tracked));
+    const masks m = masks::from({.present = 0x7, .accessed = ept_runtime->accessed.mask()});
     set(slot, m.accessed);
     const bool first_pass = age(slot, m);
     const bool second_pass = age(slot, m);

@@ -20,7 +20,7 @@ run(${CMAKE_COMMAND} --install ${WORK}/library --prefix ${WORK}/prefix)
 
 # The installed tree: every header of the source tree, the package files, the license.
 file(GLOB_RECURSE installed RELATIVE ${WORK}/prefix ${WORK}/prefix/*)
-file(GLOB headers RELATIVE ${SOURCE} ${SOURCE}/include/ptebits/*.hpp)
+file(GLOB_RECURSE headers RELATIVE ${SOURCE} ${SOURCE}/include/ptebits/*.hpp)
 set(expected ${headers} share/cmake/ptebits/ptebits-config.cmake share/cmake/ptebits/ptebits-config-version.cmake
              share/licenses/ptebits/LICENSE share/pkgconfig/ptebits.pc)
 list(SORT installed)

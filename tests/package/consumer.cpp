@@ -3,7 +3,7 @@
 
 int main()
 {
-    using host = ptebits::ept<ptebits::ept_features{}>;
-    std::uint64_t slot = 0x1007 | host::accessed;
-    return ptebits::age(slot, host{}) && slot == 0x1007 ? 0 : 1;
+    constexpr auto host = ptebits::ept<ptebits::ept_features{}>;
+    std::uint64_t slot = 0x1007 | host->accessed;
+    return ptebits::age(slot, host) && slot == 0x1007 ? 0 : 1;
 }

@@ -51,7 +51,7 @@ public:
 
     std::uint64_t passed = 0;
     std::uint64_t failed = 0;
-    std::uint64_t twins = 0;                                      ///< cases walked by a static format too
+    std::uint64_t twins = 0;                                      ///< cases walked by a constant format too
     std::array<std::uint64_t, exception_count + 1> exceptions{};  ///< cases, by the exception's number
 
 private:

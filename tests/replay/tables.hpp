@@ -7,11 +7,13 @@
 #include <cstdint>
 #include <string>
 #include <string_view>
+#include <type_traits>
 #include <utility>
 #include <variant>
 #include <vector>
 
 #include <ptebits/walk.hpp>
+#include <ptebits/x86.hpp>
 
 #include "image.hpp"
 #include "report.hpp"
@@ -68,8 +70,8 @@ private:
     [[nodiscard]] ptebits::walk_result walk(std::uint64_t address, ptebits::operation what, const Format& format)
     {
         using namespace ptebits;
-        const ptebits::memory_access a{.what = what, .user = format.walked_as() == regime::nested};
-        const auto at = [this, bytes = format.tables().entry_bits / 8](std::uint64_t physical) {
+        const ptebits::memory_access a{.what = what, .user = std::is_same_v<regime_of<Format>, nested_paging>};
+        const auto at = [this, bytes = format->shape().entry_bytes()](std::uint64_t physical) {
             return bytes == image_.entry_bytes ? image_.slot(physical) : nullptr;
         };
         return ptebits::walk(format, image_.root, address, a, cpu_controls{}, at, update_flags::no, plain_access{});
@@ -141,8 +143,8 @@ private:
         const bool so = first && first.address == e.physical + offset;
         if (e.kind == "mmio") {
             // The marker, or nothing yet.
-            const fault_kind marker =
-                format.walked_as() == regime::extended ? fault_kind::misconfiguration : fault_kind::reserved_bits;
+            const fault_kind marker = std::is_same_v<regime_of<Format>, extended_paging> ? fault_kind::misconfiguration
+                                                                                         : fault_kind::reserved_bits;
             return none || first.fault == marker ? "" : words_of(first);
         }
         if (e.kind == "absent") return none ? "" : words_of(first);

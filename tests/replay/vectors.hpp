@@ -19,11 +19,12 @@
 #include <utility>
 #include <vector>
 
-#include <ptebits/ept.hpp>
-#include <ptebits/npt.hpp>
-#include <ptebits/shadow.hpp>
+#include <ptebits/formats/ept.hpp>
+#include <ptebits/formats/npt.hpp>
+#include <ptebits/formats/shadow.hpp>
 #include <ptebits/text.hpp>
 #include <ptebits/walk.hpp>
+#include <ptebits/x86.hpp>
 
 #include "report.hpp"
 
@@ -169,8 +170,7 @@ private:
                a.path[i].entry == b.path[i].entry;
     }
     return path && a.fault == b.fault && a.level == b.level && a.address == b.address && a.page_shift == b.page_shift &&
-           a.allowed == b.allowed && a.memory_type == b.memory_type && a.broken == b.broken && a.bits == b.bits &&
-           a.key_denies == b.key_denies;
+           a.allowed == b.allowed && a.broken == b.broken && a.bits == b.bits && a.key_denies == b.key_denies;
 }
 
 /// An outcome and the walk that it came from.
@@ -212,6 +212,8 @@ template <slot_word Word, class Format>
         w.ended.how = ending::general_protection;
         w.ended.code = w.ended.address = 0;
         break;
+    case fault_kind::access_flag:
+    case fault_kind::address_size:
     case fault_kind::not_canonical:
     case fault_kind::address_too_wide:
     case fault_kind::memory_absent:
@@ -231,17 +233,23 @@ template <slot_word Word, class Format>
 template <entry_format A, entry_format B>
 [[nodiscard]] bool same_format(const A& a, const B& b)
 {
-    if (a.tables().levels != b.tables().levels || a.user_bit() != b.user_bit()) return false;
+    if (a->shape().levels != b->shape().levels || a->modes_apart() != b->modes_apart()) return false;
     for (unsigned level = 1; level <= max_levels; ++level) {
-        for (const kind k : {kind::table, kind::leaf}) {
+        for (const kind k : {kind::none, kind::table, kind::leaf, kind::run}) {
+            const layout& of_a = a->layout_at(level, k);
+            const layout& of_b = b->layout_at(level, k);
+            if (a->exists(level, k) != b->exists(level, k) || of_a.denying != of_b.denying) return false;
+            if (of_a.value != of_b.value || of_a.pieces[0] != of_b.pieces[0] || of_a.pieces[1] != of_b.pieces[1]) {
+                return false;
+            }
             for (unsigned r = 0; r < role_count; ++r) {
-                if (a.layout_at(level, k).masks[r] != b.layout_at(level, k).masks[r]) return false;
+                if (of_a.masks[r] != of_b.masks[r]) return false;
             }
         }
     }
-    const auto& rules = b.combinations();
+    const auto& rules = b->combinations();
     const auto* other = std::begin(rules);
-    for (const combination& c : a.combinations()) {
+    for (const combination& c : a->combinations()) {
         if (c.breaks != other->breaks || c.mask != other->mask || c.value != other->value) return false;
         ++other;
     }
@@ -259,18 +267,24 @@ struct twins;
 }
 template <>
 struct twins<shadow_features> {
-    using all = std::tuple<shadow<amd_features(4, true)>, shadow<amd_features(4, false)>, shadow<amd_features(5, true)>,
-                           shadow<amd_features(3, true)>, shadow<amd_features(2, false)>>;
+    template <shadow_features F>
+    using of = constant_format<shadow_description, F>;
+    using all = std::tuple<of<amd_features(4, true)>, of<amd_features(4, false)>, of<amd_features(5, true)>,
+                           of<amd_features(3, true)>, of<amd_features(2, false)>>;
 };
 template <>
 struct twins<npt_features> {
-    using all = std::tuple<npt<npt_features{.physical_bits = 40}>,
-                           npt<npt_features{.physical_bits = 40, .execute_disable = false}>>;
+    template <npt_features F>
+    using of = constant_format<npt_description, F>;
+    using all = std::tuple<of<npt_features{.physical_bits = 40}>,
+                           of<npt_features{.physical_bits = 40, .execute_disable = false}>>;
 };
 template <>
 struct twins<ept_features> {
-    using all = std::tuple<ept<ept_features{.physical_bits = 40}>,
-                           ept<ept_features{.physical_bits = 40, .accessed_dirty = false}>>;
+    template <ept_features F>
+    using of = constant_format<ept_description, F>;
+    using all = std::tuple<of<ept_features{.physical_bits = 40}>,
+                           of<ept_features{.physical_bits = 40, .accessed_dirty = false}>>;
 };
 
 /// Walks the cases of one file, by its features with and without NXE and 1-Gbyte pages.
@@ -292,7 +306,7 @@ public:
         }
     }
 
-    [[nodiscard]] const flaw& wrong() const { return formats_.front().wrong(); }
+    [[nodiscard]] const flaw& wrong() const { return formats_.front()->wrong(); }
 
     [[nodiscard]] walked run_time(const vector_case& c, const quirks& q) const
     {
@@ -300,7 +314,7 @@ public:
         return head_.levels == 2 ? run<std::uint32_t>(head_, c, q, f) : run<std::uint64_t>(head_, c, q, f);
     }
 
-    /// Walks by a static format of the same masks, if there is one: whether it did what the
+    /// Walks by a constant format of the same masks, if there is one: whether it did what the
     /// run-time format did. Nothing if there is none.
     [[nodiscard]] std::optional<bool> twin_agrees(const vector_case& c, const walked& expected) const
     {
@@ -316,19 +330,21 @@ private:
         return c.nxe * 2U + q.gigabyte_pages;
     }
 
-    template <class Static>
-    static bool static_agrees(const header& head, const vector_case& c, const walked& expected)
+    template <class Constant>
+    static bool constant_agrees(const header& head, const vector_case& c, const walked& expected)
     {
-        constexpr bool narrow = Static::tables().entry_bits == 32;
-        const walked w = run<std::conditional_t<narrow, std::uint32_t, std::uint64_t>>(head, c, {}, Static{});
+        constexpr bool narrow = Constant
+        {
+        } -> shape().entry_bits == 32;
+        const walked w = run<std::conditional_t<narrow, std::uint32_t, std::uint64_t>>(head, c, {}, Constant{});
         return w.ended == expected.ended && same(w.result, expected.result);
     }
 
-    template <class... Statics>
-    [[nodiscard]] static twin twin_of(const format& f, std::type_identity<std::tuple<Statics...>>)
+    template <class... Constants>
+    [[nodiscard]] static twin twin_of(const format& f, std::type_identity<std::tuple<Constants...>>)
     {
         twin found = nullptr;
-        ((found = (found == nullptr && same_format(Statics{}, f)) ? &static_agrees<Statics> : found), ...);
+        ((found = (found == nullptr && same_format(Constants{}, f)) ? &constant_agrees<Constants> : found), ...);
         return found;
     }
 
@@ -697,7 +713,7 @@ private:
         const walked first = by.run_time(c, {});
         if (const std::optional<bool> agrees = by.twin_agrees(c, first)) {
             ++report_.twins;
-            if (!*agrees) return report_.fail(file_, line, text, "static and run-time features disagree");
+            if (!*agrees) return report_.fail(file_, line, text, "constant and run-time features disagree");
         }
 
         comparison x{head_, c, recorded, first, {}};

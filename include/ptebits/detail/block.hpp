@@ -14,7 +14,7 @@
 
 #include <ptebits/slot.hpp>
 
-namespace ptebits {
+namespace ptebits::detail {
 
 /// Slots in a block: one for each bit of a word.
 inline constexpr std::size_t block_slots = 64;
@@ -121,4 +121,4 @@ template <slot_word Word, class Flag>
 #endif
 #endif
 
-}  // namespace ptebits
+}  // namespace ptebits::detail

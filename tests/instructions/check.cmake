@@ -1,0 +1,49 @@
+# Counts the instructions of the functions of measured.cpp under valgrind, and holds them
+# against bounds. A walk that takes the slow path where it need not has three times as many.
+# To be run with LD_BIND_NOW=1, so that no symbol is looked up while it counts.
+#   cmake -DVALGRIND=valgrind -DMEASURED=program -P check.cmake
+cmake_minimum_required(VERSION 3.24)
+
+if(NOT VALGRIND)
+  message("skipped: valgrind is not installed")
+  return()
+endif()
+
+function(count result function)
+  execute_process(
+    COMMAND ${VALGRIND} --tool=callgrind --callgrind-out-file=/dev/null --toggle-collect=${function} ${MEASURED}
+            ${function} ${ARGN}
+    RESULT_VARIABLE status
+    ERROR_VARIABLE report
+  )
+  if(NOT status EQUAL 0 OR NOT report MATCHES "Collected : ([1-9][0-9]*)")
+    message(FATAL_ERROR "${function} ${ARGN}: status ${status}\n${report}")
+  endif()
+  set(${result} ${CMAKE_MATCH_1} PARENT_SCOPE)
+endfunction()
+
+set(failures 0)
+macro(hold what counted bound)
+  message("${what}: ${counted} instructions, at most ${bound}")
+  if(${counted} GREATER ${bound})
+    math(EXPR failures "${failures} + 1")
+  endif()
+endmacro()
+
+foreach(format x86 ept)
+  count(page count_walk_${format} 0)
+  hold("${format}, walk to a page" ${page} 260)
+  # An absent entry at any level: at most 1.3 times as many.
+  math(EXPR bound "${page} * 13 / 10")
+  foreach(level 1 2 3 4)
+    count(absent count_walk_${format} ${level})
+    hold("${format}, walk to an absent entry of level ${level}" ${absent} ${bound})
+  endforeach()
+  foreach(kind leaf table)
+    count(made count_encode_${format}_${kind})
+    hold("${format}, encode a ${kind}" ${made} 25)
+  endforeach()
+endforeach()
+if(failures GREATER 0)
+  message(FATAL_ERROR "${failures} counts are above their bounds")
+endif()

@@ -1,0 +1,603 @@
+// SPDX-License-Identifier: BSL-1.0
+// Arm's tables as users' formats: permissions in other bits above, the dirty state in the write
+// permission, contiguous entries, wide roots; and accesses as an emulated CPU made them.
+#include <cstdint>
+#include <string>
+
+#include "manual.hpp"
+#include "wider_recorded.hpp"
+
+using namespace wider;
+
+namespace {
+
+constexpr auto first = stage1<stage1_features{}>;
+constexpr auto by_software = stage1<stage1_features{.access_flag = false, .dirty_state = false}>;
+constexpr auto upper = stage1<stage1_features{.input_bits = 39, .upper_half = true}>;
+constexpr auto wide =
+    stage1<stage1_features{.granule = 16, .input_bits = 42, .physical_bits = 52, .large_addresses = true}>;
+constexpr auto second = stage2<stage2_features{}>;
+constexpr auto second_40 = stage2<stage2_features{.levels = 3, .input_bits = 40, .dirty_state = false}>;
+constexpr auto classic = short_format<short_features{}>;
+
+constexpr word dirty_modifier = word{1} << 51;
+
+/// A replayed file, with the constants that most of its lines have.
+template <class Constants, class Read>
+tally check_file(const std::string& name, unsigned lines, Read read)
+{
+    CAPTURE(name);
+    const tally t = replay_arm<Constants>(recording(name), read);
+    CHECK(t.lines == lines);
+    CHECK(t.by_constants > lines / 20);
+    CHECK_MESSAGE(t.failed == 0, t.first_failures());
+    return t;
+}
+
+template <unsigned PhysicalBits, bool Updates>
+constexpr stage1_features stage1_4k{.physical_bits = PhysicalBits, .access_flag = Updates, .dirty_state = Updates};
+template <unsigned PhysicalBits>
+constexpr stage1_features stage1_64k{
+    .granule = 16, .physical_bits = PhysicalBits, .access_flag = false, .dirty_state = false, .large_addresses = true};
+template <unsigned PhysicalBits, bool Updates>
+constexpr stage2_features stage2_40{
+    .levels = 3, .input_bits = 40, .physical_bits = PhysicalBits, .access_flag = Updates, .dirty_state = Updates};
+
+}  // namespace
+
+TEST_CASE("accesses through stage 1 as recorded")
+{
+    using plain = constants<stage1_4k<48, false>, stage1_4k<44, false>, stage1_4k<40, false>, stage1_4k<32, false>>;
+    const tally t = check_file<plain>("s1-4k.vec", 200, read_stage1);
+    CHECK(t.exceptions.empty());
+    using updates = constants<stage1_4k<48, true>, stage1_4k<44, true>, stage1_4k<40, true>, stage1_4k<32, true>>;
+    const tally u = check_file<updates>("s1-4k-hafdbs.vec", 200, read_stage1);
+    // The emulator lets EL1 fetch what EL0 may write, if hardware has yet to make it dirty.
+    CHECK(u.exception("dbm-fetch") == 15);
+    CHECK(u.exceptions.size() == 1);
+    using large = constants<stage1_64k<48>, stage1_64k<44>, stage1_64k<40>, stage1_64k<32>>;
+    const tally l = check_file<large>("s1-64k.vec", 200, read_stage1);
+    // Open: bits 15:12 where output addresses have fewer than 52 bits.
+    CHECK(l.exception("64k-bits15-12") == 8);
+    // The emulator looks at address bits below the block.
+    CHECK(l.exception("block-low-bits") == 2);
+    CHECK(l.exceptions.size() == 2);
+    constexpr static stage1_features middle{.granule = 14, .access_flag = false, .dirty_state = false};
+    const tally m = check_file<constants<middle>>("s1-16k.vec", 110, read_stage1);
+    CHECK(m.exceptions.empty());
+}
+
+TEST_CASE("accesses through stage 2 as recorded")
+{
+    using plain = constants<stage2_40<48, false>, stage2_40<44, false>, stage2_40<40, false>>;
+    const tally t = check_file<plain>("s2-4k.vec", 200, read_stage2);
+    CHECK(t.exceptions.empty());
+    using updates = constants<stage2_40<48, true>, stage2_40<44, true>, stage2_40<40, true>>;
+    const tally u = check_file<updates>("s2-4k-hafdbs.vec", 200, read_stage2);
+    CHECK(u.exceptions.empty());
+    constexpr static stage2_features large{.granule = 16,
+                                           .levels = 2,
+                                           .input_bits = 45,
+                                           .access_flag = false,
+                                           .dirty_state = false,
+                                           .large_addresses = true};
+    const tally l = check_file<constants<large>>("s2-64k.vec", 140, read_stage2);
+    CHECK(l.exception("64k-bits15-12") == 8);
+    CHECK(l.exceptions.size() == 1);
+}
+
+TEST_CASE("what tables take away at stage 1, from every leaf and for every access")
+{
+    const auto check = [](const auto& f, bool updates) {
+        for (unsigned above = 0; above < 16; ++above) {
+            for (unsigned n = 0; n < 32; ++n) {
+                const bool ap_1 = (n & 1) != 0;
+                const bool ap_2 = (n & 2) != 0;
+                const bool pxn = (n & 4) != 0 || (above & 1) != 0;
+                const bool uxn = (n & 8) != 0 || (above & 2) != 0;
+                const bool dbm = (n & 16) != 0;
+                const bool user = ap_1 && (above & 4) == 0;
+                const bool write = (!ap_2 || (dbm && updates)) && (above & 8) == 0;
+                const word leaf = 0x1234'5403 | word{n & 3} << 6 | word{n >> 2 & 3} << 53 | word{dbm} << 51;
+                entry_chain chain(f, 1, leaf, 0x1000);
+                // One bit at each of three levels, the fourth beside the last of them.
+                chain.put(4, chain.get(4) | word{above & 1} << 59);
+                chain.put(3, chain.get(3) | word{above & 2} << 59);
+                chain.put(2, chain.get(2) | word{above & 12} << 59);
+                for (unsigned cpu = 0; cpu < 4; ++cpu) {
+                    const bool pan = (cpu & 1) != 0;
+                    const bool wxn = (cpu & 2) != 0;
+                    const auto expect = [&](request a, bool granted) {
+                        chain.put(1, leaf);
+                        const walk_result r = chain.walked(a, {pan, wxn});
+                        if ((r.fault == fault_kind::none) == granted) return;
+                        FAIL_CHECK("above " << above << " leaf " << n << " cpu " << cpu << " access "
+                                            << static_cast<unsigned>(a.what) << (a.user ? " EL0" : " EL1"));
+                    };
+                    const bool kept_out = pan && user;
+                    expect({action::read}, !kept_out);
+                    expect({action::write}, write && !kept_out);
+                    const bool becomes_dirty = write && !kept_out && ap_2;
+                    CHECK(chain.get(1) == (becomes_dirty ? leaf & ~word{0x80} : leaf));
+                    expect({action::fetch}, !pxn && !(user && write) && !(wxn && write));
+                    CHECK(chain.get(1) == leaf);
+                    expect({action::read, true}, user);
+                    expect({action::write, true}, user && write);
+                    expect({action::fetch, true}, !uxn && !(wxn && user && write));
+                }
+            }
+        }
+    };
+    check(first, true);
+    check(format_for(stage1_features{.dirty_state = false}), false);
+    CHECK_FALSE(first->permissions_in_place());
+    CHECK(second->permissions_in_place());
+}
+
+TEST_CASE("permissions above are ignored with HPD")
+{
+    constexpr auto flat = stage1<stage1_features{.hierarchical = false}>;
+    constexpr word all = word{0xf} << 59;
+    CHECK(walk_to(flat, 1, 0x1443, 0x1000, {action::write, true}, {}, all).ended);
+    CHECK_FALSE(walk_to(first, 1, 0x1443, 0x1000, {action::write, true}, {}, all).ended);
+    CHECK(flat->permissions_in_place());
+    CHECK(available(flat, word{7} << 55));
+}
+
+TEST_CASE("execution by regime: the same text page, stage 1 and 2")
+{
+    // Kernel text: UXN set, PXN clear, read-only.
+    constexpr word text = 0x0040'0000'8000'0783;
+    CHECK(permissions_of(text, 1, first) == permissions{true, false, true, false, false});
+    CHECK(walk_to(first, 1, text, 0x1000, fetches_it).ended.address == 0x8000'0000);
+    CHECK(walk_to(first, 1, text, 0x1000, {action::fetch, true}).ended.fault == fault_kind::protection);
+    // Execute-only for EL0: a fetch needs no read permission.
+    constexpr word hidden = 0x0020'0000'8000'0783;
+    CHECK(walk_to(first, 1, hidden, 0x1000, {action::fetch, true}).ended);
+    CHECK_FALSE(walk_to(first, 1, hidden, 0x1000, {action::read, true}).ended);
+    // Stage 2: XN[1:0] by number.
+    constexpr bool el0[] = {true, true, false, false};
+    constexpr bool el1[] = {true, false, false, true};
+    for (unsigned xn = 0; xn < 4; ++xn) {
+        const word leaf = 0x8000'043f | word{xn} << 53;
+        CHECK(permissions_of(leaf, 1, second) == permissions{false, false, el1[xn], true, el0[xn]});
+        CHECK(bool{walk_to(second, 1, leaf, 0x1000, fetches_it).ended} == el1[xn]);
+        CHECK(bool{walk_to(second, 1, leaf, 0x1000, {action::fetch, true}).ended} == el0[xn]);
+        CHECK_FALSE(walk_to(second, 1, leaf, 0x1000).ended);
+    }
+    constexpr auto without = stage2<stage2_features{.execute_by_level = false}>;
+    CHECK(permissions_of(0x0040'0000'8000'043f, 1, without).user_execute == false);
+    CHECK(permissions_of(0x0020'0000'8000'043f, 1, without) == permissions{false, false, true, true, true});
+}
+
+TEST_CASE("occupied, but of no kind: a translation fault")
+{
+    // 01 is no page, and no block at the top level; 11 is no block.
+    for (const word entry : {word{0x8000'0701}, word{0x8000'0001}, ~word{2}}) {
+        CHECK(present(entry, first));
+        CHECK(kind_of(entry, 1, first) == kind::none);
+        CHECK(kind_of(entry, 4, first) == kind::none);
+        CHECK(diagnose(entry, 1, first).broken == rule::no_such_kind);
+        CHECK(permissions_of(entry, 1, first) == no_permissions);
+        CHECK(address_of(entry, 1, first) == 0);
+        for (const unsigned level : {1U, 4U}) {
+            const walk_result r = walk_to(first, level, entry, 0x1000).ended;
+            CHECK(r.fault == fault_kind::not_present);
+            CHECK(r.broken == rule::no_such_kind);
+            CHECK(r.allowed == no_permissions);
+            CHECK(arm_paging::status(r, first) == 8 - level);
+        }
+        // Not empty, and so not dropped: what software leaves there is its own.
+        word slot = entry;
+        CHECK_FALSE(needs_flush(entry, 0, first));
+        CHECK(unmap(slot, first) == entry);
+        CHECK(slot == 0);
+    }
+    CHECK(encode(kind::leaf, 4, 0, {}, first).error == encode_error::no_such_entry);
+    CHECK(encode(kind::leaf, 3, 0, {}, stage1<stage1_features{.granule = 14}>).error == encode_error::no_such_entry);
+    // Invalid entries are software's but for bit 0.
+    CHECK(check_absent(~word{1}, second) == absent_error::none);
+    CHECK(check_absent(0x3, second) == absent_error::looks_present);
+    CHECK(walk_to(second, 1, 0x0080'0000'8000'07fe, 0).ended.fault == fault_kind::not_present);
+}
+
+TEST_CASE("blocks ignore address bits below them, and fault for those above the output size")
+{
+    constexpr auto narrow = stage1<stage1_features{.physical_bits = 40}>;
+    CHECK(walk_to(first, 3, 0x8000'1701, 0x1234'5678).ended.address == 0x9234'5678);
+    CHECK(walk_to(first, 2, 0x801f'f701, 0x1234'5678).ended.address == 0x8014'5678);
+    for (unsigned bit = 12; bit < 51; ++bit) {
+        CAPTURE(bit);
+        for (const unsigned level : {1U, 2U, 3U}) {
+            const word entry = (level == 1 ? 0x403 : 0x401) | word{1} << bit;
+            const unsigned shift = 12 + 9 * (level - 1);
+            const walk_result r = walk_to(narrow, level, entry, 0x1010).ended;
+            if (bit < 40 || bit >= 48) {
+                CHECK(r.fault == fault_kind::none);
+                const word held = bit >= shift && bit < 40 ? word{1} << bit : 0;
+                CHECK(r.address == (held | (0x1010 & ones(shift - 1, 0))));
+                CHECK(legal(entry, level, narrow));
+            } else {
+                CHECK(r.fault == fault_kind::address_size);
+                CHECK(r.broken == rule::beyond_the_width);
+                CHECK(r.bits == word{1} << bit);
+                CHECK(r.level == level);
+                CHECK(diagnose(entry, level, narrow) == finding{rule::beyond_the_width, word{1} << bit});
+            }
+        }
+        if (bit < 40 || bit >= 48) continue;
+        const walk_result above = walk_to(narrow, 1, 0x1403, 0x1010, {}, {}, word{1} << bit).ended;
+        CHECK(above.fault == fault_kind::address_size);
+        CHECK(above.level == 4);
+    }
+    CHECK(encode(kind::leaf, 1, word{1} << 40, {}, narrow).error == encode_error::address_too_wide);
+}
+
+TEST_CASE("64-Kbyte pages: the address in two pieces, tables and pages alike")
+{
+    const auto f = format_for(wide->features());
+    CHECK(encode(kind::table, 2, 0x000f'0000'4001'0000, {}, wide).entry == 0x4001'f003);
+    CHECK(encode(kind::table, 2, 0x000f'0000'4001'0000, {}, f).entry == 0x4001'f003);
+    CHECK(address_of(0x4001'f003, 2, wide) == 0x000f'0000'4001'0000);
+    CHECK(encode(kind::leaf, 1, 0x000a'bcde'f012'0000,
+                 {.write = false, .execute = false, .user = false, .user_execute = false}, wide)
+              .entry == 0x0060'bcde'f012'a083);
+    CHECK(address_of(0x0060'bcde'f012'a783, 1, wide) == 0x000a'bcde'f012'0000);
+    CHECK(encode(kind::leaf, 2, 0x000a'bcde'e000'0000, {.execute = false}, wide).entry == 0x0020'bcde'e000'a041);
+    CHECK(address_of(0x0020'bcde'ffff'a041, 2, wide) == 0x000a'bcde'e000'0000);
+    for (unsigned bit = 16; bit < 52; ++bit) {
+        const word one = word{1} << bit;
+        const word place = bit < 48 ? one : one >> 36;
+        CHECK(address_of(place | 3, 1, wide) == one);
+        CHECK((encode(kind::leaf, 1, one, {.execute = false}, wide).entry & ~word{0x20'0000'0000'0000}) ==
+              (place | 0x43));
+    }
+    // A walk whose tables lie above 2^48.
+    constexpr word high = 0x000f'0000'0000'0000;
+    word tables_there[2] = {};
+    const auto memory = [&](word physical) -> word* {
+        if (physical == high + 0x1'0888) return &tables_there[0];
+        return physical == high + 0x2'1110 ? &tables_there[1] : nullptr;
+    };
+    tables_there[0] = 0x2'f003;
+    tables_there[1] = 0x7'5403;
+    const word address = word{0x111} << 29 | word{0x222} << 16 | 0x1234;
+    const walk_result r = walk(wide, high + 0x1'0000, address, reads, {}, memory);
+    CHECK(r.fault == fault_kind::none);
+    CHECK(r.address == 0x0005'0000'0007'1234);
+    CHECK(walking::same_outcome(r, walk(f, high + 0x1'0000, address, reads, {}, memory)));
+}
+
+TEST_CASE("the upper half of the addresses: all bits above are ones")
+{
+    const shape& s = upper->shape();
+    CHECK(s.levels == 3);
+    CHECK(s.translates(0xffff'ff80'0000'0000));
+    CHECK(s.translates(~word{0}));
+    CHECK_FALSE(s.translates(0xffff'ff7f'ffff'ffff));
+    CHECK_FALSE(s.translates(0));
+    CHECK_FALSE(s.translates(0x7f'ffff'ffff));
+    CHECK(s.extended(0x12'3456'7000) == 0xffff'ff92'3456'7000);
+    const word address = 0xffff'ff92'3456'7abc;
+    const one_walk w = walk_to(upper, 1, 0x8000'0403, address);
+    CHECK(w.ended.address == 0x8000'0abc);
+    CHECK(walk_to(format_for(upper->features()), 1, 0x8000'0403, address).ended.address == 0x8000'0abc);
+    entry_chain chain(upper, 1, 0x8000'0403, address);
+    for (unsigned bit = 39; bit < 64; ++bit) {
+        const walk_result r = walk(upper, chain_root, address ^ word{1} << bit, reads, {}, chain.memory());
+        CHECK(r.fault == fault_kind::address_too_wide);
+        CHECK(arm_paging::status(r, upper) == 4);
+    }
+    unsigned found = 0;
+    const auto look = [&](const mapping& m) {
+        ++found;
+        CHECK(m.address == 0xffff'ff92'3456'7000);
+        CHECK(m.physical == 0x8000'0000);
+    };
+    static_cast<void>(for_each_mapping(upper, chain_root, {}, chain.memory(), look));
+    static_cast<void>(for_each_mapping(upper, chain_root, {0, 0xffff'ff7f'ffff'ffff}, chain.memory(), look));
+    CHECK(found == 1);
+}
+
+TEST_CASE("tables side by side at the top of stage 2")
+{
+    // 40 bits from level 1: two tables, 1024 entries.
+    CHECK(second_40->shape().index_bits_at(3) == 10);
+    CHECK(second_40->shape().slot_address(0x4000'0000, 0xff'ffff'f000, 3) == 0x4000'1ff8);
+    CHECK(walk_to(second_40, 1, 0x8000'07ff, 0xff'ffff'f123).ended.address == 0x8000'0123);
+    CHECK(walk_to(second_40, 3, 0x8000'07fd, 0x80'0000'0123).ended.address == 0x8000'0123);
+    entry_chain chain(second_40, 1, 0x8000'07ff, 0xff'ffff'f123);
+    const walk_result r = walk(second_40, chain_root, 0x100'0000'0000, reads, {}, chain.memory());
+    CHECK(r.fault == fault_kind::address_too_wide);
+    CHECK(arm_paging::status(r, second_40) == 4);
+    // 16 tables; and one level alone.
+    CHECK(format_for(stage2_features{.levels = 3, .input_bits = 43})->shape().index_bits_at(3) == 13);
+    const auto alone = format_for(stage2_features{.granule = 16, .levels = 1, .input_bits = 33});
+    CHECK(alone->shape().index_bits_at(1) == 17);
+    CHECK(alone->shape().slot_address(0, ones(32, 16), 1) == 8 * ones(16, 0));
+    CHECK(alone->exists(1, kind::leaf));
+    CHECK_FALSE(alone->exists(2, kind::table));
+}
+
+TEST_CASE("contiguous entries: each has its own address, the run has their size")
+{
+    for (const unsigned level : {1U, 2U, 3U}) {
+        CAPTURE(level);
+        const unsigned shift = 12 + 9 * (level - 1);
+        const word place = word{0x35} << shift;
+        const encoded e = encode(kind::run, level, place, {.execute = false}, first);
+        CHECK(e.entry == ((level == 1 ? 3 : 1) | 0x40 | place | word{1} << 52 | word{1} << 53));
+        CHECK(kind_of(e.entry, level, first) == kind::run);
+        CHECK(address_of(e.entry, level, first) == place);
+        CHECK(page_shift_of(e.entry, level, first) == shift + 4);
+        const word address = word{5} << shift | 0x10;
+        const walk_result r = walk_to(first, level, e.entry, address).ended;
+        CHECK(r.address == (place | 0x10));
+        CHECK(r.page_shift == shift + 4);
+        CHECK(needs_flush(e.entry, e.entry & ~(word{1} << 52), first, level));
+    }
+    CHECK(page_shift_of(word{1} << 52 | 3, 1, stage1<stage1_features{.granule = 14}>) == 21);
+    CHECK(page_shift_of(word{1} << 52 | 1, 2, stage1<stage1_features{.granule = 14}>) == 30);
+    CHECK(page_shift_of(word{1} << 52 | 3, 1, wide) == 21);
+    CHECK(page_shift_of(word{1} << 52 | 1, 2, wide) == 34);
+
+    // To read, over the run; to act, each entry by itself.
+    word run[16];
+    for (unsigned n = 0; n < 16; ++n) run[n] = 0x0078'0000'8000'0383 | word{n} << 12;
+    run[3] = 0x0078'0000'8000'3703;
+    CHECK(young_any(run, first));
+    CHECK(dirty(run[3], first));
+    CHECK_FALSE(dirty(run[5], first));
+    CHECK(mark_accessed(run[5], first));
+    CHECK(run[5] == 0x0078'0000'8000'5783);
+    CHECK(young_in(run, first).count() == 2);
+    CHECK(age_table(run, first).count() == 2);
+    CHECK(harvest_dirty(run, first).count() == 1);
+    CHECK(harvest_dirty(run, first).count() == 0);
+    CHECK(run[3] == 0x0078'0000'8000'3383);
+}
+
+TEST_CASE("the dirty state is the write permission: stage 1")
+{
+    constexpr word page = 0x0068'0000'8000'0703;
+    CHECK(dirty(page, first));
+    CHECK_FALSE(dirty(page | 0x80, first));
+    CHECK_FALSE(dirty(page & ~dirty_modifier, first));  // writable, and not managed by hardware
+
+    word slot = page;
+    CHECK(write_protect(slot, first));
+    CHECK(slot == 0x0060'0000'8000'0783);
+    CHECK_FALSE(write_protect(slot, first));
+    CHECK(needs_flush(page, slot, first));
+    slot = page | 0x80;  // clean, but a write would make it dirty
+    CHECK(write_protect(slot, first));
+    CHECK(slot == 0x0060'0000'8000'0783);
+    CHECK(needs_flush(page | 0x80, slot, first));
+    CHECK(walk_to(first, 1, slot, 0, writes_it).ended.fault == fault_kind::protection);
+
+    slot = page;
+    CHECK(clear_dirty(slot, first));
+    CHECK(slot == 0x0068'0000'8000'0783);
+    CHECK_FALSE(clear_dirty(slot, first));
+    CHECK(needs_flush(page, slot, first));
+    CHECK_FALSE(needs_flush(slot, page, first));
+    CHECK(walk_to(first, 1, slot, 0, writes_it).entry == page);
+    CHECK(walk_to(first, 1, slot, 0).entry == slot);
+    CHECK(walk_to(first, 1, slot, 0, fetches_it).ended.fault == fault_kind::protection);  // PXN
+
+    slot = page;
+    CHECK(harvest_dirty(slot, first));
+    CHECK(slot == 0x0068'0000'8000'0783);
+    CHECK_FALSE(harvest_dirty(slot, first));
+    slot = page;
+    CHECK(harvest_dirty(slot, format_for(stage1_features{})));
+    CHECK(slot == 0x0068'0000'8000'0783);
+
+    // Where hardware does not manage it, DBM says nothing.
+    slot = page;
+    CHECK(write_protect(slot, by_software));
+    CHECK(slot == 0x0068'0000'8000'0783);
+    CHECK(walk_to(by_software, 1, slot, 0, writes_it).ended.fault == fault_kind::protection);
+    CHECK_FALSE(needs_flush(slot, slot & ~dirty_modifier, by_software));
+    CHECK(available(by_software, dirty_modifier));
+
+    // An absent entry is left alone.
+    slot = page & ~word{1};
+    CHECK_FALSE(clear_dirty(slot, first));
+    CHECK_FALSE(write_protect(slot, first));
+    CHECK_FALSE(harvest_dirty(slot, first));
+    CHECK(slot == (page & ~word{1}));
+}
+
+TEST_CASE("the dirty state is the write permission: stage 2")
+{
+    constexpr word page = 0x0008'0000'8000'07ff;
+    CHECK(dirty(page, second));
+    CHECK_FALSE(dirty(page & ~word{0x80}, second));
+    CHECK_FALSE(dirty(page & ~dirty_modifier, second));
+    word slot = page;
+    CHECK(write_protect(slot, second));
+    CHECK(slot == 0x8000'077f);
+    CHECK(needs_flush(page, slot, second));
+    CHECK_FALSE(write_protect(slot, second));
+    slot = page;
+    CHECK(clear_dirty(slot, second));
+    CHECK(slot == 0x0008'0000'8000'077f);
+    CHECK_FALSE(clear_dirty(slot, second));
+    CHECK(walk_to(second, 1, slot, 0, writes_it).entry == page);
+    CHECK(walk_to(second, 1, slot, 0).entry == slot);
+    slot = 0x8000'07ff;
+    CHECK(write_protect(slot, second_40));
+    CHECK(slot == 0x8000'077f);
+    CHECK(walk_to(second, 1, 0x8000'077f, 0, writes_it).ended.fault == fault_kind::protection);
+}
+
+TEST_CASE("tables of pages, the dirty state in the write permission")
+{
+    alignas(64) static word table[512];
+    for (unsigned n = 0; n < 512; ++n) {
+        table[n] = 0x8000'0403 | word{n} << 12 | word{n & 1} << 51 | word{n >> 1 & 1} << 7;
+        if (n % 8 == 7) table[n] &= ~word{1};
+    }
+    word copy[512];
+    for (unsigned n = 0; n < 512; ++n) copy[n] = table[n];
+    const auto harvested = harvest_dirty(table, first);
+    const auto protected_ones = write_protect_table(copy, first);
+    for (unsigned n = 0; n < 512; ++n) {
+        const bool valid = n % 8 != 7;
+        const bool writable = (n >> 1 & 1) == 0;
+        // Without DBM, a write permission that software gave is taken away.
+        if (harvested.test(n) != (valid && writable)) FAIL_CHECK("harvested " << n);
+        if (protected_ones.test(n) != (valid && (writable || (n & 1) != 0))) FAIL_CHECK("protected " << n);
+        const word before = 0x8000'0403 | word{n} << 12 | word{n & 1} << 51 | word{n >> 1 & 1} << 7;
+        if (table[n] != (valid ? before | 0x80 : before & ~word{1})) FAIL_CHECK("entry " << n);
+        if (copy[n] != (valid ? (before & ~dirty_modifier) | 0x80 : before & ~word{1})) FAIL_CHECK("copy " << n);
+    }
+}
+
+TEST_CASE("ageing by the access flag, set by hardware or by software")
+{
+    const auto check = [](const auto& f, bool hardware) {
+        word slot = 0x8000'0743;
+        CHECK(age(slot, f));
+        CHECK(slot == 0x8000'0343);
+        CHECK_FALSE(age(slot, f));
+        CHECK_FALSE(needs_flush(0x8000'0743, slot, f));
+        CHECK_FALSE(needs_flush(slot, 0x8000'0743, f));
+        const one_walk w = walk_to(f, 1, slot, 0x10);
+        CHECK(w.ended.fault == (hardware ? fault_kind::none : fault_kind::access_flag));
+        CHECK(w.entry == (hardware ? 0x8000'0743 : 0x8000'0343));
+        CHECK(f->accessed_by() == (hardware ? accessed_setter::hardware : accessed_setter::fault));
+        CHECK(mark_accessed(slot, f));
+        CHECK(slot == 0x8000'0743);
+        CHECK_FALSE(mark_accessed(slot, f));
+        CHECK(walk_to(f, 1, slot, 0x10).ended);
+        // The flag comes before permissions.
+        if (!hardware) CHECK(walk_to(f, 1, 0x8000'0383, 0x10, writes_it).ended.fault == fault_kind::access_flag);
+        if (!hardware) CHECK(walk_to(f, 2, 0x8000'0301, 0x10).ended.level == 2);
+        // A table's bit 10 is nobody's.
+        entry_chain chain(f, 1, 0x8000'0343, 0x10);
+        const word above = chain.get(2) | 0x400;
+        chain.put(2, above);
+        CHECK(bool{chain.walked()} == hardware);
+        CHECK(chain.get(2) == above);
+        CHECK(chain.get(1) == (hardware ? 0x8000'0743 : 0x8000'0343));
+        word gone = 0x8000'0742;
+        CHECK_FALSE(age(gone, f));
+        CHECK_FALSE(mark_accessed(gone, f));
+    };
+    check(first, true);
+    check(format_for(stage1_features{}), true);
+    check(by_software, false);
+    check(format_for(stage1_features{.access_flag = false, .dirty_state = false}), false);
+}
+
+TEST_CASE("changes of live entries at stage 1")
+{
+    constexpr word page = 0x0060'0000'8000'0f43;
+    CHECK(needs_flush(page, page ^ 0x4, first));          // AttrIndx
+    CHECK(needs_flush(page, page ^ 0x100, first));        // SH
+    CHECK(needs_flush(page, page ^ 0x800, first));        // nG
+    CHECK(needs_flush(page, page | 0x80, first));         // read-only
+    CHECK(needs_flush(page, page & ~word{0x40}, first));  // no longer EL0's
+    CHECK(needs_flush(page, page ^ 0x1000, first));
+    CHECK(needs_flush(page, page ^ dirty_modifier, first));
+    CHECK_FALSE(needs_flush(page, page & ~(word{3} << 53), stage1<stage1_features{}>));
+    CHECK(needs_flush(page & ~(word{1} << 54), page, first));
+    CHECK_FALSE(needs_flush(page | 0x80, page, first));
+    CHECK_FALSE(needs_flush(page, page ^ word{1} << 55, first));
+    CHECK_FALSE(needs_flush(0, page, first));
+    CHECK(needs_flush(page, page & ~word{1}, first));
+    CHECK(needs_flush(0x8000'0701, 0x4000'1003, first, 2));
+}
+
+TEST_CASE("a block of stage 1 split into what means the same, and merged")
+{
+    constexpr word block = 0x0068'0000'8000'0f41;
+    word table[512];
+    for (unsigned n = 0; n < 512; ++n) {
+        const resized part = split(block, 2, n, first);
+        REQUIRE(part);
+        table[n] = part.entry;
+        if (table[n] != (block | 2 | word{n} << 12)) FAIL_CHECK("part " << n);
+    }
+    const resized whole = merge(table, encode(kind::table, 2, 0x10'0000, {}, first).entry, 2, first);
+    CHECK(whole.error == split_error::none);
+    CHECK(whole.entry == block);
+    CHECK(split(0x0060'0000'8000'0741, 3, 511, first).entry == 0x0060'0000'bfe0'0741);
+    CHECK(split(block | word{1} << 52, 2, 0, first).error == split_error::not_a_leaf);
+    CHECK(split(block, 2, 0x1fff, wide).error == split_error::none);
+    // A table that takes rights away does not mean what a block does.
+    CHECK(merge(table, 0x4000'0000'0010'0003, 2, first).error == split_error::rights_above);
+}
+
+TEST_CASE("accesses tracked by stage 2's valid bit")
+{
+    constexpr auto tracking = track_accesses<55>(second_40);
+    word slot = 0x8000'07ff;
+    CHECK(track(slot, tracking) == track_result::tracked_writable);
+    CHECK(slot == 0x0080'0000'8000'077e);
+    CHECK(is_tracked(slot, tracking));
+    CHECK_FALSE(present(slot, second_40));
+    CHECK(walk_to(second_40, 1, slot, 0).ended.fault == fault_kind::not_present);
+    CHECK(restore(slot, tracking));
+    CHECK(slot == 0x8000'077f);
+    CHECK(unmap(slot, second_40) == 0x8000'077f);
+}
+
+TEST_CASE("32-bit Arm: sections, pages and runs, by 12 and 8 index bits")
+{
+    // The top table has 4096 entries of 4 bytes; a page's has 256.
+    constexpr word top = 0x10'0000;
+    constexpr word below = 0x10'4400;
+    constexpr word address = 0xfedc'ba98;
+    walking::arena memory(top, 8);
+    const auto put = [&](word place, word entry) { memory.put(place, static_cast<std::uint32_t>(entry)); };
+    const auto walked = [&](const request& a = {}) {
+        const walk_result r = walk(format_for(short_features{}), top, address, a, {}, memory);
+        CHECK(walking::same_outcome(r, walk(classic, top, address, a, {}, memory)));
+        return r;
+    };
+    constexpr word upper_slot = top + word{4} * 0xfed;
+    constexpr word lower_slot = below + word{4} * 0xcb;
+    CHECK(walked().fault == fault_kind::not_present);
+    put(upper_slot, 0x4'0000);  // software's: only bits 1:0 make an entry present
+    CHECK(walked().fault == fault_kind::not_present);
+    CHECK(walked().broken == rule::none);
+    put(upper_slot, 0x3);
+    CHECK(walked().fault == fault_kind::not_present);
+    CHECK(walked().broken == rule::no_such_kind);
+
+    put(upper_slot, 0x1230'0402 | 0x800);
+    CHECK(walked({action::write, true}).address == 0x123c'ba98);
+    CHECK(walked().page_shift == 20);
+    put(upper_slot, 0x1204'0402 | 0x8000);
+    CHECK(walked().address == 0x12dc'ba98);
+    CHECK(walked().page_shift == 24);
+    CHECK(walked().level == 2);
+    CHECK(walked(writes_it).fault == fault_kind::protection);
+    CHECK(walked({action::read, true}).fault == fault_kind::protection);
+    CHECK(walked(fetches_it).fault == fault_kind::none);
+
+    put(upper_slot, below | 0x1e1);
+    CHECK(walked().fault == fault_kind::not_present);
+    CHECK(walked().level == 1);
+    put(lower_slot, 0x1234'5032);
+    CHECK(walked({action::write, true}).address == 0x1234'5a98);
+    CHECK(walked().page_shift == 12);
+    CHECK(walked().path[1].slot_address == lower_slot);
+    put(lower_slot, 0x1234'5033);
+    CHECK(walked(fetches_it).fault == fault_kind::protection);
+    put(lower_slot, 0x1234'0031);  // a run of 64 Kbytes: all of its entries have its address
+    CHECK(walked().address == 0x1234'ba98);
+    CHECK(walked().page_shift == 16);
+    put(lower_slot, 0x1234'8231);
+    CHECK(walked(writes_it).fault == fault_kind::protection);
+    CHECK(walked(fetches_it).fault == fault_kind::protection);
+
+    CHECK_FALSE(present(0x4'0000, classic));
+    CHECK(check_absent(0xffff'fffc, classic) == absent_error::none);
+    std::uint32_t slot = 0x1234'5032;
+    CHECK(unmap(slot, classic, 0x4'0000) == 0x1234'5032);
+    CHECK(slot == 0x4'0000);
+}
