@@ -201,7 +201,7 @@ struct recorded_line {
             if (w == "ok" || w == "fault") outcome = w;
         }
     }
-    [[nodiscard]] bool has(const std::string& key) const { return said.count(key) != 0 && said.at(key) != "-"; }
+    [[nodiscard]] bool has(const std::string& key) const { return said.contains(key) && said.at(key) != "-"; }
     [[nodiscard]] word value(const std::string& key) const { return std::stoull(said.at(key), nullptr, 16); }
     [[nodiscard]] word after(const char* letter, unsigned level) const { return value(letter + std::to_string(level)); }
 };

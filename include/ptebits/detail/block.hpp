@@ -119,6 +119,11 @@ template <slot_word Word, class Flag>
 }
 
 #endif
+#else  // never called: several_at_once does not hold
+
+template <slot_word Word, class Flag>
+std::uint64_t look_at_block(const Word*, const Flag&) noexcept = delete;
+
 #endif
 
 }  // namespace ptebits::detail
