@@ -1,8 +1,14 @@
 // Every slot operation against a one-line model, over all bits, both widths and all policies.
 #include <doctest/doctest.h>
 
+#include <cstddef>
 #include <cstdint>
 #include <ptebits/slot.hpp>
+
+#if defined(__linux__)
+#include <sys/mman.h>
+#include <unistd.h>
+#endif
 
 using namespace ptebits;
 
@@ -96,6 +102,32 @@ void check_policy(Access access)
     }
 }
 
+// Every operation on a slot where it stands: whoever reaches beyond it meets what is there.
+template <class Word, class Access>
+void check_in_place(Word& slot, Access access)
+{
+    constexpr Word all = static_cast<Word>(~Word{0});
+    store(slot, Word{0}, access);
+    for (unsigned shift = 0; shift < 8 * sizeof(Word); ++shift) {
+        const Word mask = static_cast<Word>(Word{1} << shift);
+        CHECK_FALSE(test_and_set(slot, bit(shift), access));
+        CHECK(load(slot, access) == mask);
+        CHECK(test_and_clear(slot, bit(shift), access));
+        set(slot, mask, access);
+        clear(slot, mask, access);
+        CHECK(load(slot, access) == 0);
+    }
+    CHECK(test_and_set(slot, std::uint64_t{all}, access) == 0);
+    CHECK(test_and_clear(slot, std::uint64_t{all}, access) == all);
+    CHECK(exchange(slot, 5, access) == 0);
+    Word expected = 5;
+    CHECK(compare_exchange(slot, expected, 6, access));
+    CHECK_FALSE(compare_exchange(slot, expected, 7, access));
+    CHECK(expected == 6);
+    CHECK(update(slot, [](Word v) { return static_cast<Word>(v + 1); }, access) == 6);
+    CHECK(load(slot, access) == 7);
+}
+
 // The same operations in a constant expression.
 constexpr bool at_compile_time()
 {
@@ -126,6 +158,26 @@ TEST_CASE_TEMPLATE("slot operations do to 4-byte slots what their one-line model
                    swapped_access<plain_access>, swapped_access<atomic_access<>>, little_endian_access<>)
 {
     check_policy<std::uint32_t>(Access{});
+}
+
+TEST_CASE_TEMPLATE("no operation touches memory next to its slot", Access, plain_access, atomic_access<>,
+                   atomic_access<order::relaxed>, atomic_access<order::seq_cst>, swapped_access<atomic_access<>>)
+{
+#if defined(__linux__)
+    // One page between two that nobody may touch, with slots at its two ends.
+    const std::size_t page = static_cast<std::size_t>(sysconf(_SC_PAGESIZE));
+    void* const mapped = mmap(nullptr, 3 * page, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    REQUIRE(mapped != MAP_FAILED);
+    unsigned char* const start = static_cast<unsigned char*>(mapped) + page;
+    REQUIRE(mprotect(start, page, PROT_READ | PROT_WRITE) == 0);
+    check_in_place(*reinterpret_cast<std::uint32_t*>(start), Access{});
+    check_in_place(*reinterpret_cast<std::uint32_t*>(start + page - 4), Access{});
+    check_in_place(*reinterpret_cast<std::uint64_t*>(start), Access{});
+    check_in_place(*reinterpret_cast<std::uint64_t*>(start + page - 8), Access{});
+    CHECK(munmap(mapped, 3 * page) == 0);
+#else
+    MESSAGE("skipped: pages are protected on Linux only");
+#endif
 }
 
 TEST_CASE("unsigned long and unsigned long long are both slots")

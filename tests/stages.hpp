@@ -25,7 +25,7 @@ struct features_of {
 };
 
 template <class Description>
-struct common {
+struct common {  // NOLINT(bugprone-crtp-constructor-accessibility): nobody makes one
     using features = features_of<Description>;
     using fields = names;
     using row = ptebits::row<features, fields>;

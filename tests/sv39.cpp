@@ -17,7 +17,6 @@
 
 using namespace ptebits;
 using namespace riscv;
-using walking::word;
 using does = sv39_paging::operation;
 using fields = sv39_fields;
 
@@ -28,6 +27,8 @@ static_assert(host->accessed == field_of(0x40) && host->dirty == field_of(0x80) 
 static_assert(encode(kind::leaf, 1, 0x8000'0000, {}, host, host->accessed | host->dirty).entry == 0x2000'00df);
 
 namespace {
+
+using word = std::uint64_t;
 
 constexpr accessed_setter by_hardware = accessed_setter::hardware;
 constexpr accessed_setter by_fault = accessed_setter::fault;
@@ -563,6 +564,32 @@ TEST_CASE("a range is aged and harvested through its tables")
         CHECK(aged.illegal == 0);
         CHECK(harvest_range(f, 0x1000, {0, 0x3f'ffff}, handed_out, [](word, word) {}).pages == 2);
         CHECK(harvest_range(f, 0x1000, {0, 0x3f'ffff}, handed_out, [](word, word) {}).pages == 0);
+    });
+}
+
+TEST_CASE("a run is one mapping, whose entries stand for 4 Kbytes each")
+{
+    with_both<everything>([](const auto& f) {
+        walking::arena memory(0x1000, 3);
+        memory.put<word>(0x1000, 0x801);
+        memory.put<word>(0x2000, 0xc01);
+        for (unsigned i = 16; i < 32; ++i) memory.put<word>(0x3000 + i * 8, 0x8000'0000'2000'601f);
+        std::vector<mapping> found;
+        const auto mappings = [&](inclusive_range range) {
+            found.clear();
+            for_each_mapping(f, 0x1000, range, memory, [&](const mapping& m) { found.push_back(m); });
+            return found.size();
+        };
+        CHECK(mappings({}) == 1);
+        CHECK(found[0].address == 0x1'0000);
+        CHECK(found[0].physical == 0x8001'0000);
+        CHECK(found[0].bytes == 0x1'0000);
+        CHECK(found[0].page_shift == 16);
+        memory.put<word>(0x3000 + 20 * 8, 0);
+        CHECK(mappings({}) == 2);
+        CHECK(found[1].address == 0x1'5000);
+        CHECK(found[1].physical == 0x8001'5000);
+        CHECK(found[1].bytes == 0xb000);
     });
 }
 

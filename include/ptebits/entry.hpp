@@ -129,11 +129,11 @@ namespace detail {
 /// The permissions of several entries of one walk together: each must grant.
 class permission_fold {
 public:
-    /// What an entry of one layout does not say about permissions, held against a page's: one
-    /// without a bit for a permission (PAE's top level) takes nothing away.
+    /// What an entry of one layout does not say about permissions and its use, held against a page's:
+    /// one without a bit for a permission (PAE's top level) takes nothing away.
     [[nodiscard]] static constexpr std::uint64_t silent_in(const layout& l, const layout& page) noexcept
     {
-        return page.permission_mask() & ~l.permission_mask();
+        return (page.permission_mask() & ~l.permission_mask()) | (page.mask(role::accessed) & ~l.mask(role::accessed));
     }
 
     /// Adds an entry where permissions_in_place() holds: as `silent` says, else in one operation.
@@ -188,19 +188,19 @@ template <entry_format F>
 
 /// Whether a leaf allows reads, writes, execution (in supervisor mode where modes differ).
 template <entry_format F>
-[[nodiscard]] constexpr bool readable(std::uint64_t leaf, const F& format) noexcept
+[[nodiscard]] constexpr bool readable(std::uint64_t leaf, const F& format, unsigned level = 1) noexcept
 {
-    return permissions_of(leaf, 1, format).read;
+    return permissions_of(leaf, level, format).read;
 }
 template <entry_format F>
-[[nodiscard]] constexpr bool writable(std::uint64_t leaf, const F& format) noexcept
+[[nodiscard]] constexpr bool writable(std::uint64_t leaf, const F& format, unsigned level = 1) noexcept
 {
-    return permissions_of(leaf, 1, format).write;
+    return permissions_of(leaf, level, format).write;
 }
 template <entry_format F>
-[[nodiscard]] constexpr bool executable(std::uint64_t leaf, const F& format) noexcept
+[[nodiscard]] constexpr bool executable(std::uint64_t leaf, const F& format, unsigned level = 1) noexcept
 {
-    return permissions_of(leaf, 1, format).execute;
+    return permissions_of(leaf, level, format).execute;
 }
 
 /// What a rule check found: the rule, and the bits of the entry that break it.
@@ -355,9 +355,7 @@ template <class F>
 /// for each kind and level.
 template <class F>
 struct permission_rows {
-    static constexpr unsigned levels = F
-    {
-    } -> shape().levels;
+    static constexpr unsigned levels = constant<F>->shape().levels;
     unsigned char row[kind_count - 1][levels] = {};
     unsigned count = 0;
     kind first_kind[(kind_count - 1) * levels] = {};
@@ -380,14 +378,10 @@ struct permission_rows {
     }
 
 private:
-    constexpr bool same(kind k, unsigned level, unsigned n) const noexcept
+    [[nodiscard]] constexpr bool same(kind k, unsigned level, unsigned n) const noexcept
     {
-        const layout& a = F
-        {
-        } -> layout_at(level, k);
-        const layout& b = F
-        {
-        } -> layout_at(first_level[n], k);
+        const layout& a = constant<F>->layout_at(level, k);
+        const layout& b = constant<F>->layout_at(first_level[n], k);
         if (first_kind[n] != k || ((a.denying ^ b.denying) & a.permission_mask()) != 0) return false;
         for (const role r : permission_roles) {
             if (a.mask(r) != b.mask(r)) return false;
@@ -403,9 +397,7 @@ private:
 template <class F>
 struct permission_table {
     static constexpr permission_rows<F> rows{};
-    static constexpr unsigned numbers = F
-    {
-    } -> modes_apart() ? 32 : 16;
+    static constexpr unsigned numbers = constant<F>->modes_apart() ? 32 : 16;
     std::uint64_t bits[rows.count][numbers] = {};
 
     constexpr permission_table() noexcept

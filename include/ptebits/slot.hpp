@@ -32,6 +32,7 @@ concept slot_word = std::unsigned_integral<Word> && (sizeof(Word) == 8 || sizeof
 /// Memory order of atomic_access. Loads and stores take the half that applies to them.
 enum class order : std::uint8_t { relaxed, acq_rel, seq_cst };
 
+/// An order in words, as its enumerator is called.
 [[nodiscard]] constexpr const char* name(order o) noexcept
 {
     constexpr const char* names[] = {"relaxed", "acq_rel", "seq_cst"};
@@ -295,15 +296,15 @@ template <slot_word Word, slot_access Access = atomic_access<>>
     return access.load(slot);
 }
 
-/// Replaces the entry, losing what hardware set meanwhile: for entries that are not live,
-/// or frozen; see needs_atomic_update. Order: release.
+/// Replaces the entry, losing what hardware set meanwhile. Precondition: the entry is not
+/// live, or frozen; see needs_atomic_update. Order: release.
 template <slot_word Word, slot_access Access = atomic_access<>>
 constexpr void store(Word& slot, std::type_identity_t<Word> value, Access access = {}) noexcept
 {
     access.store(slot, value);
 }
 
-/// Replaces the entry and returns the old one, A and D as they were last. Order: acq_rel.
+/// Replaces the entry. Returns the old one, A and D as they were last. Order: acq_rel.
 template <slot_word Word, slot_access Access = atomic_access<>>
 constexpr Word exchange(Word& slot, std::type_identity_t<Word> value, Access access = {}) noexcept
 {
@@ -319,7 +320,7 @@ template <slot_word Word, slot_access Access = atomic_access<>>
     return access.compare_exchange(slot, expected, desired);
 }
 
-/// Sets all bits of a field or mask. Order: acq_rel.
+/// Sets all bits of a field or mask. Precondition: they fit the slot. Order: acq_rel.
 template <slot_word Word, slot_access Access = atomic_access<>>
 constexpr void set(Word& slot, std::uint64_t mask, Access access = {}) noexcept
 {
@@ -331,7 +332,7 @@ constexpr void set(Word& slot, field f, Access access = {}) noexcept
     set(slot, f.mask(), access);
 }
 
-/// Clears all bits of a field or mask. Order: acq_rel.
+/// Clears all bits of a field or mask. Precondition: they fit the slot. Order: acq_rel.
 template <slot_word Word, slot_access Access = atomic_access<>>
 constexpr void clear(Word& slot, std::uint64_t mask, Access access = {}) noexcept
 {
@@ -343,23 +344,24 @@ constexpr void clear(Word& slot, field f, Access access = {}) noexcept
     clear(slot, f.mask(), access);
 }
 
-/// Sets a field of one bit and returns whether it was set. Order: acq_rel.
-/// Precondition: the field has one bit.
+/// Sets a field of one bit. Returns whether it was set. Precondition: the field has one bit,
+/// which fits the slot. Order: acq_rel.
 template <slot_word Word, slot_access Access = atomic_access<>>
 constexpr bool test_and_set(Word& slot, field f, Access access = {}) noexcept
 {
     return access.test_and_set(slot, detail::slot_shift<Word>(f));
 }
 
-/// Clears a field of one bit and returns whether it was set. Order: acq_rel.
-/// Precondition: the field has one bit.
+/// Clears a field of one bit. Returns whether it was set. Precondition: the field has one bit,
+/// which fits the slot. Order: acq_rel.
 template <slot_word Word, slot_access Access = atomic_access<>>
 constexpr bool test_and_clear(Word& slot, field f, Access access = {}) noexcept
 {
     return access.test_and_clear(slot, detail::slot_shift<Word>(f));
 }
 
-/// The same with a mask of any bits; returns those that were set. Order: acq_rel.
+/// The same with a mask of any bits. Returns those that were set. Precondition: the mask
+/// fits the slot. Order: acq_rel.
 template <slot_word Word, slot_access Access = atomic_access<>>
 constexpr Word test_and_set(Word& slot, std::uint64_t mask, Access access = {}) noexcept
 {

@@ -58,10 +58,10 @@ public:
         // Fibonacci hashing: the page number spread by the golden ratio.
         const std::uint64_t hash = (key >> 5 ^ key << 40) * 0x9e37'79b9'7f4a'7c15;
         for (std::size_t probe = 0; probe < count_; ++probe) {
-            std::uint64_t& word = words_[((hash >> 16) + probe) % count_];
-            if (word == key) return outcome::known;
-            if (word == 0) {
-                word = key;
+            std::uint64_t& place = words_[((hash >> 16) + probe) % count_];
+            if (place == key) return outcome::known;
+            if (place == 0) {
+                place = key;
                 return outcome::added;
             }
         }
@@ -82,7 +82,7 @@ constexpr visit_summary visit(const F& format, std::uint64_t root, inclusive_ran
                               Visitor&& visitor, table_set* once = nullptr, Access how = {})
 {
     return with_slots_of(format, memory, [&]<class Word>(std::type_identity<Word>) {
-        using word = std::remove_reference_t<decltype(*slot_in<Word>(memory, root))>;
+        using slot_type = std::remove_reference_t<decltype(*slot_in<Word>(memory, root))>;
         struct frame {
             std::uint64_t table = 0;
             slot_run slots;
@@ -114,7 +114,7 @@ constexpr visit_summary visit(const F& format, std::uint64_t root, inclusive_ran
             const std::uint64_t index = f.slots.next++;
             const std::uint64_t offset = f.slots.begin + (index << t.page_shift(level));
             const std::uint64_t slot_address = f.table + index * sizeof(Word);
-            word* const slot = slot_in<Word>(memory, slot_address);
+            slot_type* const slot = slot_in<Word>(memory, slot_address);
             if (slot == nullptr) {
                 ++summary.missing;
                 continue;
@@ -131,8 +131,8 @@ constexpr visit_summary visit(const F& format, std::uint64_t root, inclusive_ran
                 allowed = rights.result(format);
             }
             const visit_next wanted =
-                visitor(visited_entry<word>{level, is, t.extended(offset), page_shift_of(entry, level, format), slot,
-                                            slot_address, entry, allowed});
+                visitor(visited_entry<slot_type>{level, is, t.extended(offset), page_shift_of(entry, level, format),
+                                                 slot, slot_address, entry, allowed});
             if (wanted == visit_next::stop) {
                 summary.stopped = true;
                 return summary;
@@ -184,12 +184,11 @@ constexpr visit_summary for_each_mapping(const F& format, std::uint64_t root, in
         if (!legal(e.entry, e.level, format) || !present(e.entry, format)) return visit_next::over;
         if (e.is == kind::table) return visit_next::into;
         const layout& l = format->layout_at(e.level, e.is);
-        const mapping page{e.address,
-                           l.address_in(e.entry),
-                           std::uint64_t{1} << e.page_shift,
-                           e.allowed,
-                           e.entry & l.mask(role::memory_type),
-                           e.page_shift};
+        // An entry of a run maps its part of it.
+        const unsigned part = format->shape().page_shift(e.level);
+        const std::uint64_t inside = e.address & ones(l.offset_bits_of(e.entry) - 1, part);
+        const mapping page{e.address, l.address_in(e.entry) | inside,      std::uint64_t{1} << part,
+                           e.allowed, e.entry & l.mask(role::memory_type), e.page_shift};
         if (pending.bytes != 0 && pending.continued_by(page)) {
             pending.bytes += page.bytes;
         } else {

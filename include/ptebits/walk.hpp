@@ -290,13 +290,23 @@ private:
             if (t.is == kind::none || t.is == k || ((t.value ^ value) & t.mask & mask) != 0) continue;
             if ((t.mask & ~(mask | 63)) != 0) return {};
         }
+        // A combination that is broken above the six lowest bits is left to the slow path by one bit.
+        const auto high_bit = [](const combination& c) {
+            return (c.mask & 63) == 0 ? c.value & ~(c.value - 1) : std::uint64_t{0};
+        };
+        for (const combination& c : constant<F>->combinations()) {
+            if (!c.in.contains(level, k) || high_bit(c) == 0) continue;
+            if ((value & high_bit(c)) != 0) return {};
+            mask |= high_bit(c);
+        }
         std::uint64_t good = 0;
         bool all_good = true;
         for (std::uint64_t low = 0; low < 64; ++low) {
             if (((low ^ value) & mask & 63) != 0) continue;
             bool breaks = constant<F>->kind_of(low | (value & ~std::uint64_t{63}), level) != k;
             for (const combination& c : constant<F>->combinations()) {
-                breaks = breaks || (c.in.contains(level, k) && (low & c.mask) == (c.value & 63));
+                const bool judged = c.in.contains(level, k) && high_bit(c) == 0;
+                breaks = breaks || (judged && (low & c.mask) == (c.value & 63));
             }
             all_good = all_good && !breaks;
             if (!breaks) good |= std::uint64_t{1} << low;
@@ -635,6 +645,15 @@ constexpr void walk_batch(const F& format, std::uint64_t root, const std::uint64
         detail::table_walk<Word, F, std::remove_reference_t<Memory>, Access>(format, memory, how)
             .run_batch(root, addresses, count, a, cpu, update, results);
     });
+}
+
+/// The code that the format's regime reports for a fault; of x86 the #PF error code, EXITINFO1 or the
+/// qualification.
+template <walkable_format F>
+[[nodiscard]] constexpr std::uint64_t fault_code(const walk_result& r, const access_of<F>& a, const controls_of<F>& cpu,
+                                                 const F& format) noexcept
+{
+    return regime_of<F>::fault_code(r, a, cpu, format);
 }
 
 }  // namespace ptebits

@@ -242,14 +242,6 @@ constexpr std::uint64_t extended_paging::fault_code(const walk_result& r, const 
     return ept_qualification(r, a, format);
 }
 
-/// The code that the format's regime reports for a fault: #PF error code, EXITINFO1 or qualification.
-template <walkable_format F>
-[[nodiscard]] constexpr std::uint64_t fault_code(const walk_result& r, const access_of<F>& a, const controls_of<F>& cpu,
-                                                 const F& format) noexcept
-{
-    return regime_of<F>::fault_code(r, a, cpu, format);
-}
-
 // ---- registers
 
 /// What the CPU checks of PAE's four top entries when CR3 is loaded: the first present one

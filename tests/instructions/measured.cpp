@@ -1,5 +1,6 @@
 // What check.cmake counts: one function is called, by name. Each result is kept whole, as a
 // hypervisor or simulator that looks at all of it would.
+#include <cstddef>
 #include <cstring>
 
 #include <ptebits/ptebits.hpp>
@@ -20,8 +21,8 @@ struct whole_memory {
 
 void fill(std::uint64_t table_bits, std::uint64_t leaf_bits)
 {
-    for (unsigned n = 0; n < 3; ++n) tables_of_test[n * 512] = (n + 1) * 0x1000ULL | table_bits;
-    tables_of_test[3 * 512] = 0x5000 | leaf_bits;
+    for (std::size_t n = 0; n < 3; ++n) tables_of_test[n * 512] = (n + 1) * 0x1000 | table_bits;
+    tables_of_test[std::size_t{3} * 512] = 0x5000 | leaf_bits;
 }
 
 walk_result reached;

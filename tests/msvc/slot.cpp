@@ -11,6 +11,14 @@
 #include <initializer_list>
 #include <type_traits>
 
+#if defined(__linux__)  // what ../slot.cpp includes, while the compiler still has its own name
+#include <sys/mman.h>
+#include <unistd.h>
+#endif
+
+#if defined(__clang__)
+#pragma clang diagnostic ignored "-Wkeyword-macro"  // the shim's `long`
+#endif
 #undef __GNUC__
 #undef __clang__
 #define _MSC_VER 1930
