@@ -568,10 +568,11 @@ TEST_CASE("every enumerator has a name of its own")
             names.insert(name(static_cast<type>(n)));
         }
         CHECK(names.size() == count);
+        CHECK(std::string(name(static_cast<type>(count))) == "unknown");
     };
     check(kind::run);
     check(role::beyond);
-    check(rule::memory_type);
+    check(static_cast<rule>(rule_count - 1));
     check(defect::address_in_pieces);
     check(encode_error::value_not_legal);
     check(absent_error::points_into_memory);

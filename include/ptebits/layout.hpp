@@ -212,6 +212,8 @@ enum class rule : std::uint8_t {
     execute_without_read,  ///< execution granted, R clear, on a CPU without execute-only pages
     memory_type,           ///< a memory type that is not one
 };
+// Counted by the last: add others before it, so that one without a name does not compile.
+inline constexpr unsigned rule_count = static_cast<unsigned>(rule::memory_type) + 1;
 
 [[nodiscard]] constexpr const char* name(rule r) noexcept
 {
@@ -219,7 +221,7 @@ enum class rule : std::uint8_t {
                                      "bits above the entry", "reserved bits set",  "address beyond the physical width",
                                      "no such page size",    "no such next level", "write without read",
                                      "execute without read", "illegal memory type"};
-    static_assert(sizeof names / sizeof *names == static_cast<unsigned>(rule::memory_type) + 1);
+    static_assert(sizeof names / sizeof *names == rule_count);
     return detail::word_of(names, static_cast<unsigned>(r));
 }
 
