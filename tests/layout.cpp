@@ -675,3 +675,34 @@ TEST_CASE("a layout keeps the first fault that it was told of")
     CHECK(l.wrong == defect::rows_overlap);
     CHECK(l.wrong_bits == 4);
 }
+
+namespace {
+
+// A description that does not look at its number of levels.
+struct any_levels_features {
+    unsigned physical_bits = 40;
+    unsigned levels = 1;
+};
+struct any_levels {
+    using features = any_levels_features;
+    using fields = tiny_fields;
+    static constexpr row<features, fields> rows[] = {{"V", bit(0), every, is(1)},
+                                                     {"", bits(11, 1), every, role::software},
+                                                     {"", bits(51, 12), every, role::address},
+                                                     {"", bits(63, 52), every, role::software}};
+    static constexpr dimensions shape_of(const features& f) { return {.levels = f.levels}; }
+    static constexpr entries entries_of(const features& f) { return leaf_at(1) | tables_up_to(f.levels); }
+};
+
+}  // namespace
+
+TEST_CASE("a number of levels that no format can have is a defect, whatever the description says")
+{
+    for (const unsigned levels : {0U, 1U, 6U, 7U, 200U, ~0U}) {
+        CAPTURE(levels);
+        const runtime_format<any_levels> f(any_levels_features{.levels = levels});
+        const bool possible = levels >= 1 && levels <= max_levels;
+        CHECK(f->wrong().what == (possible ? defect::none : defect::levels));
+        CHECK(f->shape().levels == (possible ? levels : 0));
+    }
+}

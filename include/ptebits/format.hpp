@@ -302,6 +302,8 @@ private:
         if constexpr (requires { Description::contradiction(switches); }) {
             if (const defect d = Description::contradiction(switches); d != defect::none) return {.what = d};
         }
+        const bool levels_fit = shape_.levels >= 1 && shape_.levels <= max_levels;
+        if (!levels_fit || shape_.page_shift(shape_.levels) > 63) return {.what = defect::levels};
         if (memory_bits() >= switches.physical_bits) return {.what = defect::memory_bits};
         const entries existing = Description::entries_of(switches);
         existing_ = existing;
