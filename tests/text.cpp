@@ -578,7 +578,7 @@ TEST_CASE("every enumerator has a name of its own")
     check(absent_error::points_into_memory);
     check(split_error::rights_above);
     check(masks_error::execute_both_ways);
-    check(marker_error::points_into_memory);
+    check(marker_error::too_wide);
     check(track_result::changed);
     check(fault_kind::memory_absent);
     CHECK(std::string(name(kind::none)) == "absent");

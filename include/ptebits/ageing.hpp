@@ -509,6 +509,7 @@ enum class marker_error : std::uint8_t {
     looks_tracked,       ///< restore() would make it present
     bits_not_written,    ///< a bit that must have one value in absent entries has the other
     points_into_memory,  ///< what is there may leak: see check_absent()
+    too_wide,            ///< bits above the slot: bit 32 and up of 32
 };
 
 [[nodiscard]] constexpr const char* name(marker_error e) noexcept
@@ -521,7 +522,8 @@ enum class marker_error : std::uint8_t {
                                      "the marker looks writable",
                                      "the marker looks tracked",
                                      "the marker lacks a bit that must be written",
-                                     "the marker points into memory"};
+                                     "the marker points into memory",
+                                     "the marker is wider than the slot"};
     return detail::word_of(names, static_cast<unsigned>(e));
 }
 
@@ -534,6 +536,7 @@ template <entry_masks F>
     if ((marker & format->accessed.mask()) != 0) return marker_error::looks_accessed;
     if ((marker & format->dirty.mask()) != 0) return marker_error::looks_dirty;
     if constexpr (entry_format<F>) {
+        if ((marker & ~format->layout_at(1, kind::none).all) != 0) return marker_error::too_wide;
         const layout& l = format->layout_at(1, kind::leaf);
         if (l.mask(role::write) != 0 && l.grants(marker, role::write)) return marker_error::looks_writable;
         if (check_absent(marker, format) == absent_error::bits_not_written) return marker_error::bits_not_written;
@@ -576,6 +579,7 @@ struct constant_marker {
     static_assert(Error != marker_error::bits_not_written,
                   "ptebits: a frozen marker must have what absent entries of this format must have");
     static_assert(Error != marker_error::points_into_memory, "ptebits: a frozen marker must not point into memory");
+    static_assert(Error != marker_error::too_wide, "ptebits: a frozen marker must fit the slot");
 
     static constexpr std::uint64_t value = Marker;
 };

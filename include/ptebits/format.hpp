@@ -107,7 +107,7 @@ struct kind_tests {
 /// A format whose features are known at run time only.
 ///
 /// Contradictory features give a format in which nothing is present and every bit is
-/// reserved: no operation changes an entry by it, and age() stops the program. Look at
+/// reserved: no operation but unmap() changes an entry by it, and age() stops the program. Look at
 /// wrong() first, it tells what to mend.
 template <class Description>
 class runtime_format : public Description::fields {
@@ -340,6 +340,14 @@ private:
             // No fixed bit tells a present entry from 0: its permissions do.
             if (zero_passes) kinds_[level].any = grants;
             if (zero_passes) present_ |= grants;
+        }
+        // Present by a permission at one level, and by a fixed bit that is none at another.
+        for (unsigned level = 1; present_ != 0 && level <= shape_.levels; ++level) {
+            if (kinds_[level].any != ~std::uint64_t{0}) continue;
+            for (const detail::kind_test& t : kinds_[level].tests) {
+                if (t.is == kind::none || (t.value & present_) != 0) continue;
+                return {.what = defect::kinds_alike, .level = level, .in = t.is, .bits = t.mask};
+            }
         }
         if (present_ == 0) present_ = common != 0 ? common & ~(common - 1) : any_of_them;
         for (const std::uint64_t flag : {accessed_bits, dirty_bits}) {

@@ -64,7 +64,7 @@ namespace broken {
 class masks {
 public:
     /// Masks from a shadow MMU's settings. Where check() finds fault, error() tells which: look
-    /// at it first. Faulty masks match no entry: nothing is present, nothing is ever changed,
+    /// at it first. Faulty masks match no entry: nothing is present, nothing but unmap() changes a slot,
     /// and age() stops the program.
     [[nodiscard]] static constexpr masks from(const mask_values& values) noexcept { return masks(values); }
 

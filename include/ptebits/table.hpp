@@ -313,7 +313,7 @@ template <std::size_t Slots, class Table, class LookAt, class Operation, slot_ac
 constexpr slot_bitmap<Slots> clear_in_table(Table& table, const LookAt& look_at, const Operation& clear,
                                             Access access) noexcept
 {
-    const std::size_t size = constant_size<Table>() != 0 ? constant_size<Table>() : slot_count(table);
+    const std::size_t size = slot_count(table);
     if (size > Slots) broken::table_has_more_slots_than_the_bitmap();
     slot_bitmap<Slots> done;
     for (std::size_t n = 0; n * block_slots < size; ++n) {

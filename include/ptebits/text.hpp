@@ -267,7 +267,7 @@ constexpr void write_summary(text_writer& out, std::uint64_t entry, unsigned lev
         out.put("no such level ").hex(entry);
         return;
     }
-    if (entry == 0 || entry == format->empty()) {
+    if (entry == format->empty()) {
         out.put("empty");
         return;
     }
@@ -334,7 +334,7 @@ constexpr bool write_rule(text_writer& out, const char* before, std::uint64_t en
     const finding found = diagnose(entry, level, format);
     if (found.broken == rule::no_such_level) return false;
     if (!found) {
-        if (entry == 0 || present(entry, format)) return false;
+        if (present(entry, format)) return false;
         const absent_error wrong = check_absent(entry, format);
         if (wrong == absent_error::none) return false;
         out.put(before).put(name(wrong));

@@ -120,7 +120,7 @@ constexpr visit_summary visit(const F& format, std::uint64_t root, inclusive_ran
                 continue;
             }
             const std::uint64_t entry = how.load(*slot);
-            if (entry == 0 || entry == format->empty()) continue;
+            if (entry == 0 || entry == format->empty()) continue;  // 0: memory that nobody filled
 
             const kind is = kind_of(entry, level, format);
             const layout& l = format->layout_at(level, is);

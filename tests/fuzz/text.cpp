@@ -67,7 +67,7 @@ void try_one(const Format& format, std::uint64_t entry, unsigned level, std::siz
         return;
     }
     // What an absent entry must not be is told like a broken rule.
-    const absent_error wrong = entry != 0 && !present(entry, format) ? check_absent(entry, format) : absent_error::none;
+    const absent_error wrong = !present(entry, format) ? check_absent(entry, format) : absent_error::none;
     const bool told = found || wrong != absent_error::none;
     require(behind.empty() != told);
     if (told) require(behind.starts_with("; " + std::string(found ? name(found.broken) : name(wrong))));
