@@ -165,7 +165,7 @@ TEST_CASE_TEMPLATE("no operation touches memory next to its slot", Access, plain
 {
 #if defined(__linux__)
     // One page between two that nobody may touch, with slots at its two ends.
-    const std::size_t page = static_cast<std::size_t>(sysconf(_SC_PAGESIZE));
+    const auto page = static_cast<std::size_t>(sysconf(_SC_PAGESIZE));
     void* const mapped = mmap(nullptr, 3 * page, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     REQUIRE(mapped != MAP_FAILED);
     unsigned char* const start = static_cast<unsigned char*>(mapped) + page;

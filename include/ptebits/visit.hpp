@@ -114,7 +114,7 @@ constexpr visit_summary visit(const F& format, std::uint64_t root, inclusive_ran
             const std::uint64_t index = f.slots.next++;
             const std::uint64_t offset = f.slots.begin + (index << t.page_shift(level));
             const std::uint64_t slot_address = f.table + index * sizeof(Word);
-            slot_type* const slot = slot_in<Word>(memory, slot_address);
+            auto* const slot = slot_in<Word>(memory, slot_address);
             if (slot == nullptr) {
                 ++summary.missing;
                 continue;
