@@ -887,3 +887,11 @@ TEST_CASE("markers must not look writable where a clear bit allows writes")
     CHECK(check_marker(0x100, stages::second) == marker_error::none);
     CHECK(check_marker(0x180, stages::second) == marker_error::looks_writable);
 }
+
+TEST_CASE("a marker fits the slot")
+{
+    constexpr auto narrow = shadow<shadow_features{.levels = 2}>;
+    CHECK(check_marker(0x1'0000'0800, narrow) == marker_error::too_wide);
+    CHECK(check_marker(0x0800, narrow) == marker_error::none);
+    CHECK(check_marker(0x1'0000'0800, shadow<shadow_features{}>) == marker_error::none);
+}

@@ -1035,3 +1035,24 @@ TEST_CASE("write-protecting whole tables takes each permission once, and unmappe
     }
     CHECK(bad == 0);
 }
+
+namespace {
+
+// A view whose default object speaks of more slots than others have.
+struct view_of_many {
+    std::uint64_t* slots = nullptr;
+    std::size_t count = 512;
+
+    [[nodiscard]] constexpr std::uint64_t* data() const { return slots; }
+    [[nodiscard]] constexpr std::size_t size() const { return count; }
+};
+
+}  // namespace
+
+TEST_CASE("the size of a table is the object's, not its type's")
+{
+    std::uint64_t memory[8] = {0x1021, 0x1021, 0x1021, 0x1021, 0x1021, 0x1021, 0x1021, 0x1021};
+    const auto young = age_table(view_of_many{memory, 4}, shadow<shadow_features{}>);
+    CHECK(young.count() == 4);
+    for (unsigned n = 0; n < 8; ++n) CHECK(memory[n] == (n < 4 ? 0x1001 : 0x1021));
+}

@@ -345,6 +345,10 @@ TEST_CASE("an entry field by field")
     CHECK(fields_of(0x8000'0000'0000'0000, 1, ve) ==
           "empty\n"
           "  SVE   63     1              violation exits\n");
+    CHECK(fields_of(0, 1, ve) ==
+          "not present 0x0\n"
+          "  SVE   63     0              violation may raise #VE\n"
+          "broken: a bit that must be written has another value\n");
     CHECK(fields_of(0xab'c000, 1, ve) ==
           "not present 0xab'c000\n"
           "  -     62:3   0x15'7800      software\n"
