@@ -70,7 +70,7 @@ public:
     }
 
     /// Index of the slot of a level that translates an address. Precondition: 1 <= level <= levels.
-    [[nodiscard]] constexpr std::uint64_t index(std::uint64_t address, unsigned level) const noexcept
+    [[nodiscard]] PTEBITS_INLINE constexpr std::uint64_t index(std::uint64_t address, unsigned level) const noexcept
     {
         return address >> page_shift(level) & ones(index_bits_at(level) - 1U, 0);
     }

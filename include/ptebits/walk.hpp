@@ -190,9 +190,7 @@ private:
     [[nodiscard]] PTEBITS_INLINE constexpr std::uint64_t slot_address(std::uint64_t table, unsigned level,
                                                                       std::uint64_t address) const noexcept
     {
-        const shape& s = format_->shape();
-        const std::uint64_t index = address >> s.page_shift(level) & ones(s.index_bits_at(level) - 1, 0);
-        return table + index * sizeof(Word);
+        return table + format_->shape().index(address, level) * sizeof(Word);
     }
 
     /// The slot of a level in a table; null where there is none.
