@@ -458,7 +458,7 @@ files draw()
     constexpr unsigned memory_bits = width_m - 1;  // so that absent entries must not point there
     const shadow_features long_mode{.levels = 5,
                                     .physical_bits = width_m,
-                                    .protection_keys = true,
+                                    .user_keys = true,
                                     .hlat = true,
                                     .reserved_bit_8 = false,
                                     .memory_bits = memory_bits};
@@ -501,7 +501,8 @@ files draw()
            "\n"
            "Four or five levels of 512 entries. Present = P. Intel SDM volume 3, \"Paging\"; AMD APM volume 2,\n"
            "\"Page Translation and Protection\". With `encryption_bit` that bit is an attribute, C, and the\n"
-           "address bits above it are reserved.\n"
+           "address bits above it are reserved; with `key_id_bits` these are an attribute, KEYID; with\n"
+           "`shared_bit` that bit, SHARED, is the highest of the address.\n"
            "\n";
     write_features<shadow_features>(out, "shadow_features");
     write_entries(out, all, "long", long_mode);

@@ -1,18 +1,13 @@
 // SPDX-License-Identifier: BSL-1.0
 // explain: page-table entries in words, as a command or as a filter.
 #include <algorithm>
-#include <charconv>
 #include <cstdint>
-#include <cstdlib>
 #include <iomanip>
 #include <iostream>
 #include <optional>
 #include <sstream>
-#include <stdexcept>
 #include <string>
 #include <string_view>
-#include <system_error>
-#include <type_traits>
 #include <variant>
 #include <vector>
 
@@ -20,15 +15,14 @@
 #include <ptebits/text.hpp>
 #include <ptebits/text_stream.hpp>
 
+#include "colours.hpp"
 #include "features.hpp"
-
-#if __has_include(<unistd.h>)
-#include <unistd.h>
-#endif
+#include "numbers.hpp"
 
 namespace {
 
 using namespace ptebits;
+using named::any_features, named::error, named::in_quotes;
 
 constexpr std::string_view usage =
     "usage: explain [--short | --long] FORMAT[,FEATURE=VALUE]... LEVEL HEX...\n"
@@ -43,9 +37,11 @@ constexpr std::string_view usage =
     "With -, entries come from standard input, one a line: the last word of the line, behind the last\n"
     "blank, '=' or ':', in hexadecimal; without a decimal digit it needs 0x. If a ':' is followed by\n"
     "numbers with 0x alone, as a debugger dumps memory, each is an entry. Empty lines and lines that\n"
-    "begin with # are passed over.\n"
+    "begin with # are passed over. Of a run of empty entries only the first has a line.\n"
     "\n"
-    "--long is one line a field (the default for HEX), --short one line an entry (the default for -).\n"
+    "--long is one line a field (the default for HEX), --short one line an entry (the default for -):\n"
+    "what it is, its address, its rights, the flags that are set, and behind sw= the numbers of the bits\n"
+    "that are set and that the MMU leaves to software.\n"
     "--diff tells which fields changed; whether the TLB must be flushed; and whether the old entry had\n"
     "to be replaced by one atomic operation, because hardware may have changed it underneath.\n"
     "\n"
@@ -54,67 +50,15 @@ constexpr std::string_view usage =
 /// Of the formats that can be asked for.
 constexpr unsigned highest_level = 5;
 
-/// What is wrong with the command line or a line of input.
-struct error : std::runtime_error {
-    using std::runtime_error::runtime_error;
-};
-
-std::string in_quotes(std::string_view text) { return "'" + std::string(text) + "'"; }
-
-// ---- colours, on a terminal only
-
-struct colours {
-    const char* head = "";
-    const char* dim = "";
-    const char* alarm = "";
-    const char* off = "";
-};
-
-colours choose_colours()
-{
-    const auto variable = [](const char* key) {
-        const char* value = std::getenv(key);
-        return std::string_view(value != nullptr ? value : "");
-    };
-    bool terminal = false;
-#if __has_include(<unistd.h>)
-    terminal = isatty(STDOUT_FILENO) == 1;
-#endif
-    if (!terminal || !variable("NO_COLOR").empty() || variable("TERM") == "dumb") return {};
-    return {"\033[1m", "\033[2m", "\033[31m", "\033[0m"};
-}
-
 const colours paint = choose_colours();
 
 // ---- reading
 
-/// The number that a text is, all of it, in hexadecimal with or without 0x; ' may part digits.
-std::optional<std::uint64_t> hex_number(std::string_view text)
-{
-    std::string digits(text);
-    std::erase(digits, '\'');
-    if (digits.starts_with("0x") || digits.starts_with("0X")) digits.erase(0, 2);
-    std::uint64_t value{};
-    const char* const end = digits.data() + digits.size();
-    const auto [stop, problem] = std::from_chars(digits.data(), end, value, 16);
-    if (problem != std::errc{} || stop != end) return std::nullopt;
-    return value;
-}
-
 std::uint64_t need_entry(std::string_view text)
 {
-    const auto value = hex_number(text);
+    const auto value = numbers::hexadecimal(text);
     if (!value) throw error(in_quotes(text) + " is not a hexadecimal number of 64 bits");
     return *value;
-}
-
-std::optional<unsigned> decimal_number(std::string_view text)
-{
-    unsigned value{};
-    const char* const end = text.data() + text.size();
-    const auto [stop, problem] = std::from_chars(text.data(), end, value);
-    if (problem != std::errc{} || stop != end) return std::nullopt;
-    return value;
 }
 
 /// The entries in a line of a log or a debugger. Words that happen to be made of a to f are none.
@@ -135,36 +79,6 @@ std::vector<std::uint64_t> entries_in(const std::string& line)
     return {need_entry(word)};
 }
 
-template <class Features>
-void set_feature(Features& features, std::string_view key, std::string_view value)
-{
-    std::string known;
-    for (const auto& f : named::features_of(features)) {
-        known += (known.empty() ? "" : ", ") + std::string(f.name);
-        if (f.name != key) continue;
-        const auto number = decimal_number(value);
-        std::visit(
-            [&](auto member) {
-                using type = std::remove_reference_t<decltype(features.*member)>;
-                const bool is_switch = std::is_same_v<type, bool>;
-                if (!number || (is_switch && *number > 1)) {
-                    throw error(std::string(key) + (is_switch ? " is 0 or 1" : " is a decimal number") + ", not " +
-                                in_quotes(value));
-                }
-                if constexpr (is_switch) {
-                    features.*member = *number == 1;
-                } else {
-                    features.*member = *number;
-                }
-            },
-            f.member);
-        return;
-    }
-    throw error("no such feature: " + in_quotes(key) + "; there are " + known);
-}
-
-using any_features = std::variant<shadow_features, npt_features, ept_features>;
-
 /// The features in FORMAT,FEATURE=VALUE,...
 any_features read_format(std::string_view text, unsigned level)
 {
@@ -173,24 +87,11 @@ any_features read_format(std::string_view text, unsigned level)
         text.remove_prefix(std::min(word.size() + 1, text.size()));
         return word;
     };
-    const std::string_view format = next();
-    any_features all;
-    if (format == "npt") {
-        all = npt_features{};
-    } else if (format == "ept") {
-        all = ept_features{};
-    } else if (format != "shadow" && format != "x86") {
-        throw error("FORMAT is shadow, x86, npt or ept, not " + in_quotes(format));
-    }
+    any_features all = named::format_named(next());
     std::visit(
         [&](auto& features) {
             if (level > features.levels) features.levels = level;
-            while (!text.empty()) {
-                const std::string_view word = next();
-                const std::size_t equals = word.find('=');
-                if (equals == word.npos) throw error(in_quotes(word) + " is not FEATURE=VALUE");
-                set_feature(features, word.substr(0, equals), word.substr(equals + 1));
-            }
+            while (!text.empty()) named::set_feature(features, next());
         },
         all);
     return all;
@@ -259,9 +160,7 @@ void print_changes(std::uint64_t before, std::uint64_t after, unsigned level, ki
         low += part.bits.width();
         if (((before ^ after) & part.bits.mask()) == 0) continue;
         changes.push_back({
-            text([&](text_writer& out) {
-                out.put("  ").put(*part.name() != '\0' ? part.name() : "-").column(8).bit_range(part.bits).column(15);
-            }),
+            text([&](text_writer& out) { out.put("  ").put(part.label()).column(12).bit_range(part.bits).column(19); }),
             text([&](text_writer& out) { out.number(part.bits.get(before)).put(" -> ").number(part.bits.get(after)); }),
             text([&](text_writer& out) { write_change(out, part, after, level, k, format); }),
         });
@@ -318,6 +217,12 @@ int filter(const request& r, const Format& format)
 {
     int status = 0;
     bool first = true;
+    bool was_empty = false;
+    std::uint64_t more_empty = 0;  // behind the first of a run
+    const auto end_run = [&] {
+        if (more_empty != 0) std::cout << "  and " << more_empty << " more, empty\n";
+        more_empty = 0;
+    };
     std::string line;
     for (std::size_t number = 1; std::getline(std::cin, line); ++number) {
         line.erase(line.find_last_not_of(" \t\r") + 1);
@@ -327,8 +232,12 @@ int filter(const request& r, const Format& format)
                 if (r.how == output::full) {
                     if (!first) std::cout << '\n';
                     print_long(entry, r.level, format);
+                } else if (was_empty && entry == format->empty()) {
+                    ++more_empty;
                 } else {
+                    end_run();
                     print_short(entry, r.level, format);
+                    was_empty = entry == format->empty();
                 }
                 first = false;
             }
@@ -337,6 +246,7 @@ int filter(const request& r, const Format& format)
             status = 2;
         }
     }
+    end_run();
     if (std::cin.bad()) {
         std::cerr << "-: cannot be read\n";
         return 2;
@@ -393,7 +303,7 @@ int run(std::vector<std::string> words)
     if (r.how == output::difference && words.size() != 4) throw error("--diff takes FORMAT LEVEL OLD NEW");
     if (words.size() < 3) throw error("it takes FORMAT LEVEL HEX... or FORMAT LEVEL -");
 
-    const auto level = decimal_number(words[1]);
+    const auto level = numbers::decimal(words[1]);
     if (!level || *level < 1 || *level > highest_level) throw error("LEVEL is 1 to 5, not " + in_quotes(words[1]));
     r.level = *level;
     r.entries.assign(words.begin() + 2, words.end());

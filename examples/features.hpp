@@ -2,13 +2,19 @@
 // The features of the library's formats, by the names of their members.
 #pragma once
 
+#include <cstddef>
 #include <span>
+#include <stdexcept>
+#include <string>
 #include <string_view>
+#include <type_traits>
 #include <variant>
 
 #include <ptebits/formats/ept.hpp>
 #include <ptebits/formats/npt.hpp>
 #include <ptebits/formats/shadow.hpp>
+
+#include "numbers.hpp"
 
 namespace named {
 
@@ -29,10 +35,15 @@ struct feature {
         {"large_pages", &f::large_pages},
         {"pse36", &f::pse36},
         {"global_pages", &f::global_pages},
-        {"protection_keys", &f::protection_keys},
+        {"user_keys", &f::user_keys},
+        {"supervisor_keys", &f::supervisor_keys},
+        {"shadow_stacks", &f::shadow_stacks},
         {"hlat", &f::hlat},
+        {"break_before_resize", &f::break_before_resize},
         {"reserved_bit_8", &f::reserved_bit_8},
         {"encryption_bit", &f::encryption_bit},
+        {"shared_bit", &f::shared_bit},
+        {"key_id_bits", &f::key_id_bits},
         {"memory_bits", &f::memory_bits},
     };
     return all;
@@ -48,8 +59,11 @@ struct feature {
         {"gigabyte_pages", &f::gigabyte_pages},
         {"large_pages", &f::large_pages},
         {"pse36", &f::pse36},
+        {"break_before_resize", &f::break_before_resize},
         {"reserved_bit_8", &f::reserved_bit_8},
         {"guest_mode_execute_trap", &f::guest_mode_execute_trap},
+        {"supervisor_shadow_stack", &f::supervisor_shadow_stack},
+        {"read_only_guest_tables", &f::read_only_guest_tables},
         {"encryption_bit", &f::encryption_bit},
     };
     return all;
@@ -71,10 +85,68 @@ struct feature {
         {"supervisor_shadow_stack", &f::supervisor_shadow_stack},
         {"sub_page_write", &f::sub_page_write},
         {"suppress_ve", &f::suppress_ve},
+        {"break_before_resize", &f::break_before_resize},
+        {"key_id_bits", &f::key_id_bits},
         {"software_accessed", &f::software_accessed},
         {"memory_bits", &f::memory_bits},
     };
     return all;
+}
+
+using any_features = std::variant<ptebits::shadow_features, ptebits::npt_features, ptebits::ept_features>;
+
+/// What is wrong with a format or a feature that somebody named.
+struct error : std::runtime_error {
+    using std::runtime_error::runtime_error;
+};
+
+[[nodiscard]] inline std::string in_quotes(std::string_view text) { return "'" + std::string(text) + "'"; }
+
+/// The features of a format as the library has them. Throws error.
+[[nodiscard]] inline any_features format_named(std::string_view format)
+{
+    if (format == "npt") return ptebits::npt_features{};
+    if (format == "ept") return ptebits::ept_features{};
+    if (format == "shadow" || format == "x86") return ptebits::shadow_features{};
+    throw error("FORMAT is shadow, x86, npt or ept, not " + in_quotes(format));
+}
+
+/// Sets a feature by its name. Throws error.
+template <class Features>
+void set_feature(Features& features, std::string_view key, std::string_view value)
+{
+    std::string known;
+    for (const auto& f : features_of(features)) {
+        known += (known.empty() ? "" : ", ") + std::string(f.name);
+        if (f.name != key) continue;
+        const auto number = numbers::decimal(value);
+        std::visit(
+            [&](auto member) {
+                using type = std::remove_reference_t<decltype(features.*member)>;
+                const bool is_switch = std::is_same_v<type, bool>;
+                if (!number || (is_switch && *number > 1)) {
+                    throw error(std::string(key) + (is_switch ? " is 0 or 1" : " is a decimal number") + ", not " +
+                                in_quotes(value));
+                }
+                if constexpr (is_switch) {
+                    features.*member = *number == 1;
+                } else {
+                    features.*member = *number;
+                }
+            },
+            f.member);
+        return;
+    }
+    throw error("no such feature: " + in_quotes(key) + "; there are " + known);
+}
+
+/// Sets a feature by FEATURE=VALUE. Throws error.
+template <class Features>
+void set_feature(Features& features, std::string_view word)
+{
+    const std::size_t equals = word.find('=');
+    if (equals == word.npos) throw error(in_quotes(word) + " is not FEATURE=VALUE");
+    set_feature(features, word.substr(0, equals), word.substr(equals + 1));
 }
 
 }  // namespace named

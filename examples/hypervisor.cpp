@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: BSL-1.0
 // hypervisor: vCPUs that use guest memory while the host ages, logs and takes pages away.
 //
-// The MMU half, hypervisor_mmu.cpp, is what a kernel would have. Here is the rest, as
+// The MMU half, hypervisor_mmu.hpp, is what a kernel would have. Here is the rest, as
 // threads: the vCPUs with their TLBs, a reclaimer, a logger that copies written pages as
 // live migration does, and a zapper. At the end of each round the copy must be what the
 // guest wrote, page for page, and every entry in order.
@@ -23,7 +23,11 @@
 #include <thread>
 #include <vector>
 
+#include <ptebits/formats/ept.hpp>
+#include <ptebits/formats/npt.hpp>
 #include <ptebits/visit.hpp>
+
+#include "progress.hpp"
 
 using namespace ptebits;
 
@@ -31,7 +35,12 @@ namespace hypervisor {
 
 namespace {
 
+constexpr auto ept_with_flags = ept<ept_features{.accessed_dirty = true}>;
+constexpr auto ept_without_flags = ept<ept_features{.accessed_dirty = false}>;
+constexpr auto nested = npt<npt_features{}>;
+
 constexpr unsigned vcpu_count = 2;
+constexpr unsigned max_host_pages = mmu_limits{}.host_pages;
 
 std::mutex mmu_mutex;
 
@@ -135,12 +144,12 @@ private:
     bool try_once(std::uint64_t guest_physical, operation what)
     {
         const bool writes_it = what == operation::write;
-        const std::uint64_t guest_page = guest_physical >> base_page_shift;
+        const std::uint64_t guest_page = guest_physical >> Mmu::page_shift;
         translation& known = tlb_[guest_page % tlb_.size()];
         if (known.guest_page != guest_page || (writes_it && !known.for_writes)) {
             const walk_result r = walk(Mmu::format, mmu_.root(), guest_physical, {.what = what}, {}, mmu_.tables());
             if (!r) return false;
-            known = {guest_page, r.address >> base_page_shift, writes_it};
+            known = {guest_page, r.address >> Mmu::page_shift, writes_it};
             if constexpr (Mmu::format->dirty.exists()) {
                 const std::uint64_t judged = r.path[r.steps - 1].entry;
                 accessed_set += !young(judged, Mmu::format);
@@ -209,7 +218,7 @@ private:
             const bool device = n / 8 % 256 == 0;  // an address that no slot has
             const std::uint64_t page = device ? 0xfec00 : in.guest_page + n / 2048 % in.pages;
             const operation what[] = {operation::read, operation::write, operation::fetch, operation::write};
-            cpu.use(page << base_page_shift, what[random() / 16 % 4]);
+            cpu.use(page << Mmu::page_shift, what[random() / 16 % 4]);
         }
     }
 
@@ -253,7 +262,7 @@ private:
     void copy_written()
     {
         for (unsigned i = 0; i < mmu_->memory_slots(); ++i) {
-            const page_bitmap written = mmu_->harvest(i);
+            const auto written = mmu_->harvest(i);
             const std::lock_guard guard(memory_.lock);
             for (std::uint64_t page = 0; page < mmu_->slot(i).pages; ++page) {
                 if (!written.test(page)) continue;
@@ -273,7 +282,14 @@ private:
         }
     }
 
-    std::unique_ptr<Mmu> mmu_ = std::make_unique<Mmu>();
+    // Tables lie behind the host pages.
+    static constexpr std::uint64_t tables_physical = std::uint64_t{max_host_pages} << Mmu::page_shift;
+    static constexpr std::uint64_t table_bytes = Mmu::pool::table_bytes;
+    using word = typename Mmu::word;
+
+    alignas(table_bytes) std::array<word, Mmu::limits.tables * table_bytes / sizeof(word)> tables_{};
+    std::unique_ptr<Mmu> mmu_ =
+        std::make_unique<Mmu>(mmu_place<word>{.tables = tables_.data(), .tables_physical = tables_physical});
     host_memory memory_;
     std::array<std::uint64_t, max_host_pages> copy_{};  // of all pages, as migration would have sent them
     std::array<vcpu<Mmu>, vcpu_count> vcpus_{vcpu<Mmu>{0, *mmu_, memory_}, vcpu<Mmu>{1, *mmu_, memory_}};
@@ -317,7 +333,7 @@ bool machine<Mmu>::check()
         ++entries;
         young_entries += (e.entry & format->accessed.mask()) != 0;
         dirty_entries += (e.entry & format->dirty.mask()) != 0;
-        const std::uint64_t guest_page = e.address >> base_page_shift;
+        const std::uint64_t guest_page = e.address >> Mmu::page_shift;
         for (unsigned i = 0; i < mmu_->memory_slots(); ++i) {
             const memory_slot& in = mmu_->slot(i);
             if (guest_page - in.guest_page >= in.pages) continue;
@@ -326,13 +342,16 @@ bool machine<Mmu>::check()
             std::uint64_t entry = e.entry;
             if constexpr (!format->accessed.exists()) {
                 if (is_tracked(entry, Mmu::ageing)) entry = Mmu::ageing.restored(entry);
+                entry &= ~Mmu::ageing.record_mask();  // the log tells of writes
             }
-            const std::uint64_t changes =
-                format->accessed.mask() | format->dirty.mask() | (in.writable ? format->write.mask() : 0);
-            const std::uint64_t page = format->address(1, host_page << base_page_shift) | format->memory_type(6) |
-                                       format->read | format->execute;
-            const std::uint64_t wanted = page | (in.writable ? Mmu::may_write : 0);
-            expect((entry & ~changes) == wanted, "rights", guest_page, e.entry);
+            // Only the write permission, A and D come and go.
+            const permissions rights{.write = writable(entry, format)};
+            const page_attributes with{.software = in.writable ? Mmu::may_write : 0};
+            const std::uint64_t wanted =
+                encode_page(kind::leaf, 1, host_page << Mmu::page_shift, rights, with, format).entry;
+            expect(in.writable || !rights.write, "a ROM", guest_page, e.entry);
+            entry &= ~(format->accessed.mask() | format->dirty.mask());
+            expect(entry == wanted, "rights", guest_page, e.entry);
         }
         return visit_next::into;
     });
@@ -371,24 +390,32 @@ void machine<Mmu>::report() const
         for (unsigned i = 0; i < fault_outcomes; ++i) outcomes[i] += cpu.outcomes[i];
     }
     const auto faults = [&](fault_outcome o) { return outcomes[static_cast<unsigned>(o)]; };
-    std::cout << "  vCPUs    " << accesses << " accesses; faults: " << faults(fault_outcome::mapped) << " mapped, "
-              << faults(fault_outcome::restored) << " restored, " << faults(fault_outcome::write_granted)
-              << " made writable, " << faults(fault_outcome::retry) << " tried again, "
-              << faults(fault_outcome::no_memory_slot) << " for devices, " << faults(fault_outcome::read_only)
-              << " writes to ROM\n"
-              << "  reclaim  " << young_ << " young, " << old_ << " old, " << swapped_ << " swapped\n"
-              << "  log      " << copied_ << " written pages copied\n"
-              << "  zap      " << zapped_ << " entries\n"
-              << "  " << rounds_ << " rounds, nothing lost\n";
+    const char* const more = "                    ";
+    std::cout << "  the guest's CPUs  " << accesses << " accesses to memory; at page faults\n"
+              << more << "  " << faults(fault_outcome::mapped) << " pages mapped\n"
+              << more << "  " << faults(fault_outcome::restored) << " tracked pages given back their rights\n"
+              << more << "  " << faults(fault_outcome::write_granted) << " pages made writable again\n"
+              << more << "  " << faults(fault_outcome::retry) << " accesses tried again: another thread was there\n"
+              << more << "  " << faults(fault_outcome::no_memory_slot) << " accesses to devices\n"
+              << more << "  " << faults(fault_outcome::read_only) << " writes to ROM\n"
+              << "  the reclaimer     " << young_ << " times a page was young: used since it was last asked\n"
+              << more << old_ << " times a page was old\n"
+              << more << swapped_ << " pages swapped out\n"
+              << "  the dirty log     " << copied_ << " written pages found and copied\n"
+              << "  the zapper        " << zapped_ << " mappings taken away\n"
+              << "  checked in all " << rounds_ << " rounds, every page, entry and count: nothing lost\n";
 }
 
-template <ept_features Features>
+template <auto Format>
 bool run(const char* title, std::chrono::milliseconds length)
 {
     std::cout << title << '\n' << std::flush;
-    machine<mmu<Features>> m;
+    machine<mmu<Format>> m;
+    progress line;
     const auto end = std::chrono::steady_clock::now() + length;
     do {
+        const auto left = std::chrono::duration_cast<std::chrono::seconds>(end - std::chrono::steady_clock::now());
+        line.show("  running, " + std::to_string(left.count() + 1) + " s left");
         m.round(std::chrono::milliseconds(20));
         if (!m.check()) return false;
     } while (std::chrono::steady_clock::now() < end);
@@ -399,8 +426,8 @@ bool run(const char* title, std::chrono::milliseconds length)
 constexpr std::string_view usage =
     "usage: hypervisor [--seconds N] [--flags on|off]\n"
     "\n"
-    "Runs vCPUs, a reclaimer, a dirty logger and a zapper on one shadow MMU for N seconds (1),\n"
-    "with EPT's accessed and dirty bits on, off, or half of the time each (the default).\n"
+    "Runs vCPUs, a reclaimer, a dirty logger and a zapper on one shadow MMU for N seconds (1):\n"
+    "with accessed and dirty bits, by EPT and by NPT; by EPT without them; or all in turn (the default).\n"
     "\n"
     "Exit status: 0, 1 if anything was lost, or 2 if the command line is wrong.\n";
 
@@ -436,9 +463,10 @@ int start(const std::vector<std::string>& words)
             }
         }
     }
-    const std::chrono::milliseconds length(1000 * seconds / (on && off ? 2 : 1));
-    if (on && !run<with_flags>("EPT with accessed and dirty bits", length)) return 1;
-    if (off && !run<without_flags>("EPT without them: access tracking, write protection", length)) return 1;
+    const std::chrono::milliseconds length(1000 * seconds / (on && off ? 3 : on ? 2 : 1));
+    if (on && !run<ept_with_flags>("EPT with accessed and dirty bits", length)) return 1;
+    if (on && !run<nested>("NPT", length)) return 1;
+    if (off && !run<ept_without_flags>("EPT without them: access tracking, write protection", length)) return 1;
     return 0;
 }
 

@@ -14,16 +14,11 @@
 #include <charconv>
 #include <cstddef>
 #include <cstdint>
-#include <filesystem>
-#include <fstream>
 #include <functional>
 #include <map>
-#include <optional>
 #include <span>
-#include <stdexcept>
 #include <string>
 #include <string_view>
-#include <system_error>
 #include <type_traits>
 #include <utility>
 #include <variant>
@@ -34,13 +29,16 @@
 #include <ptebits/formats/npt.hpp>
 #include <ptebits/formats/shadow.hpp>
 #include <ptebits/text.hpp>
+#include <ptebits/x86_registers.hpp>
+
+#include "features.hpp"
+#include "file.hpp"
+#include "numbers.hpp"
+#include "registers.hpp"
 
 namespace ptimg {
 
-/// Why a file is not an image, as FILE:LINE: reason.
-struct error : std::runtime_error {
-    using std::runtime_error::runtime_error;
-};
+using dump::error;  ///< why a file is not an image, as FILE:LINE: reason
 
 /// The 4-Kbyte page that an address lies in.
 [[nodiscard]] constexpr std::uint64_t page_of(std::uint64_t physical) noexcept
@@ -67,7 +65,7 @@ struct table {
 
 struct image {
     std::map<std::string, std::string, std::less<>> facts;  ///< the header's pairs
-    std::variant<ptebits::shadow_features, ptebits::npt_features, ptebits::ept_features> features;
+    named::any_features features;
     std::uint64_t root = 0;
     unsigned entry_bytes = 0;
     std::map<std::uint64_t, table> tables;  ///< each table once, by the address of its page
@@ -98,17 +96,6 @@ struct image {
         return slot<Word>(physical);
     }
 };
-
-/// The number that a text is, all of it; nothing if it is none or does not fit.
-template <class Number>
-[[nodiscard]] std::optional<Number> number(std::string_view text, int base)
-{
-    Number value{};
-    const char* const end = text.data() + text.size();
-    const auto [stop, problem] = std::from_chars(text.data(), end, value, base);
-    if (problem != std::errc{} || stop != end) return std::nullopt;
-    return value;
-}
 
 [[nodiscard]] inline std::string hex(std::uint64_t value)
 {
@@ -188,16 +175,11 @@ private:
     template <class Number>
     [[nodiscard]] Number need_number(const std::string& key, int base) const
     {
-        const auto value = number<Number>(need(key), base);
+        const auto value = numbers::parse<Number>(need(key), base);
         if (!value) {
             fail(fact_lines_.at(key), key + " is not a " + (base == 16 ? "hexadecimal" : "decimal") + " number");
         }
         return *value;
-    }
-
-    [[nodiscard]] bool need_bit(const std::string& key, unsigned index) const
-    {
-        return (need_number<std::uint64_t>(key, 16) & ptebits::bit(index).mask()) != 0;
     }
 
     // What the header tells of the CPU. Features that it does not tell have the library's defaults.
@@ -213,21 +195,22 @@ private:
 
         if (format == "x86" || format == "shadow") {
             const std::string saved = format == "x86" ? "" : "save_";  // the guest runs on its shadow tables
-            const bool keys = need_bit(saved + "cr4", 22) || need_bit(saved + "cr4", 24);
-            image_.features = ptebits::shadow_features{.levels = levels,
-                                                       .physical_bits = width,
-                                                       .execute_disable = need_bit(saved + "efer", 11),
-                                                       .large_pages = need_bit(saved + "cr4", 4),
-                                                       .global_pages = need_bit(saved + "cr4", 7),
-                                                       .protection_keys = levels >= 4 && keys,
-                                                       .encryption_bit = encryption};
+            const auto efer = need_number<std::uint64_t>(saved + "efer", 16);
+            const auto cr4 = need_number<std::uint64_t>(saved + "cr4", 16);
+            ptebits::shadow_features f = registers::features_of(levels, cr4, efer);
+            f.physical_bits = width;
+            f.encryption_bit = encryption;
+            image_.features = f;
         } else if (format == "npt") {
             // save_efer is the guest's. The host's is not recorded, so NXE stays on, as Linux has it.
             image_.features =
                 ptebits::npt_features{.levels = levels, .physical_bits = width, .encryption_bit = encryption};
         } else if (format == "ept") {
+            const auto eptp = need_number<std::uint64_t>("eptp", 16);
             image_.features =
-                ptebits::ept_features{.levels = levels, .physical_bits = width, .accessed_dirty = need_bit("eptp", 6)};
+                ptebits::ept_features{.levels = levels,
+                                      .physical_bits = width,
+                                      .accessed_dirty = registers::has(eptp, ptebits::eptp_fields::accessed_dirty)};
         } else {
             fail(fact_lines_.at("format"), "format is not npt, shadow, ept or x86");
         }
@@ -255,7 +238,7 @@ private:
         const std::size_t space = line.find(' ');
         if (space == line.npos) fail(line_, "not an address and a value");
         const auto parse = [&](std::string_view text) {
-            const auto value = number<std::uint64_t>(text, 16);
+            const auto value = numbers::parse<std::uint64_t>(text, 16);
             if (!value) fail(line_, "'" + std::string(text) + "' is not a hexadecimal number of 64 bits");
             return *value;
         };
@@ -344,18 +327,6 @@ private:
 [[nodiscard]] inline image parse(const std::string& file, std::string_view text) { return reader(file, text).result(); }
 
 /// The image in a file. Throws error.
-[[nodiscard]] inline image read(const std::string& file)
-{
-    std::error_code problem;
-    const std::filesystem::file_status status = std::filesystem::status(file, problem);
-    if (!std::filesystem::exists(status)) throw error(file + ": no such file");
-    if (std::filesystem::is_directory(status)) throw error(file + ": is a directory");
-    std::ifstream in(file, std::ios::binary);
-    std::string text;
-    char block[4096];
-    while (in.read(block, sizeof block), in.gcount() > 0) text.append(block, static_cast<std::size_t>(in.gcount()));
-    if (!in.eof()) throw error(file + ": cannot be read");
-    return parse(file, text);
-}
+[[nodiscard]] inline image read(const std::string& file) { return parse(file, dump::file(file).text()); }
 
 }  // namespace ptimg

@@ -18,6 +18,7 @@
 #include <ptebits/formats/npt.hpp>
 #include <ptebits/formats/shadow.hpp>
 #include <ptebits/nested_walk.hpp>
+#include <ptebits/text_stream.hpp>
 #include <ptebits/x86.hpp>
 
 #include "machine_config.hpp"
@@ -160,7 +161,7 @@ private:
     {
         memory_access of_host = a;
         if constexpr (paged) {
-            if (key_denies(t.key, t.guest, a, cpu_) || !ordinary_paging::allows(t.guest, a, cpu_)) return false;
+            if (key_denies(t.key, t.guest, a, cpu_, guest_) || !ordinary_paging::allows(t.guest, a, cpu_)) return false;
             if constexpr (extended) of_host.user = t.guest.user;
         }
         walk_result in_host;
@@ -233,8 +234,12 @@ private:
                 out_ << "no memory behind the guest's table of level " << r.guest.level << '\n';
                 break;
             default:
-                out_ << "#PF, error code " << in_words(fault_code(r.guest, a, cpu_, guest_), page_fault_bits)
-                     << ", CR2 " << hex(linear) << '\n';
+                if (const reported_code code = fault_code(r, a, cpu_, guest_, host_)) {
+                    out_ << "#PF, error code " << in_words(code.value, page_fault_bits) << ", CR2 " << hex(linear)
+                         << '\n';
+                } else {
+                    out_ << "the walk ends: " << name(r.guest.fault) << '\n';
+                }
             }
         }
     }
@@ -245,7 +250,12 @@ private:
             out_ << "no memory behind the host's table of level " << r.host.level << '\n';
             return;
         }
-        const std::uint64_t code = fault_code(r.host, r.host_access, {}, host_);
+        const reported_code reported = fault_code(r.host, r.host_access, {}, host_);
+        if (!reported) {
+            out_ << "the host's walk ends: " << name(r.host.fault) << '\n';
+            return;
+        }
+        const std::uint64_t code = reported.value;
         if constexpr (!extended) {
             out_ << "#NPF, EXITINFO1 " << in_words(code, page_fault_bits) << ", EXITINFO2 " << hex(r.guest_physical)
                  << '\n';
@@ -403,10 +413,8 @@ private:
             for (unsigned i = 0; i < r.steps; ++i) {
                 const unsigned level = format->shape().levels - i;
                 const std::uint64_t entry = r.path[i].entry;
-                const layout& l = layout_of(entry, level, format);
-                out_ << "  level " << level << " at " << hex(r.path[i].slot_address) << ": " << hex(entry)
-                     << ((entry & l.mask(role::accessed)) != 0 ? ", accessed" : "")
-                     << ((entry & l.mask(role::dirty)) != 0 ? ", dirty" : "") << '\n';
+                out_ << "  level " << level << " at " << hex(r.path[i].slot_address) << ": " << hex(entry) << ", "
+                     << ptebits::in_words(entry, level, format) << '\n';
             }
         };
         if (!of_guest) return print(host_);

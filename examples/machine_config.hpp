@@ -98,14 +98,8 @@ struct control {
     std::variant<bool cpu_controls::*, std::uint32_t cpu_controls::*> member;
 };
 inline constexpr control controls[] = {
-    {"write_protect", &cpu_controls::write_protect},
-    {"smep", &cpu_controls::smep},
-    {"smap", &cpu_controls::smap},
-    {"alignment_check", &cpu_controls::alignment_check},
-    {"user_keys", &cpu_controls::user_keys},
-    {"supervisor_keys", &cpu_controls::supervisor_keys},
-    {"pkru", &cpu_controls::pkru},
-    {"pkrs", &cpu_controls::pkrs},
+    {"write_protect", &cpu_controls::write_protect},     {"smep", &cpu_controls::smep}, {"smap", &cpu_controls::smap},
+    {"alignment_check", &cpu_controls::alignment_check}, {"pkru", &cpu_controls::pkru}, {"pkrs", &cpu_controls::pkrs},
 };
 
 /// Lines of a file in words, comments left out. Errors carry the file's name and the line.

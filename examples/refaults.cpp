@@ -26,11 +26,8 @@
 
 #include <ptebits/ptebits.hpp>
 
+#include "progress.hpp"
 #include "trace.hpp"
-
-#if __has_include(<unistd.h>)
-#include <unistd.h>
-#endif
 
 namespace {
 
@@ -41,13 +38,16 @@ using page_trace::trace;
 using page_trace::user_error;
 
 constexpr std::string_view usage =
-    "usage: refaults TRACE [--memory PAGES] [--svg FILE]\n"
+    "usage: refaults TRACE [--memory PAGES | --tables] [--svg FILE]\n"
     "       refaults --help\n"
     "\n"
     "Replays a page trace on hosts with less memory than the guest needs, one for each way to\n"
     "learn which pages were used, and counts the pages that had to come back.\n"
     "\n"
-    "  --memory PAGES   one size of memory; without, 30% to 95% of the trace's pages in steps of 5\n"
+    "Without an option the refaults alone are printed, for memory of 30% to 90% of the trace's pages.\n"
+    "\n"
+    "  --memory PAGES   all that is counted, for one size of memory\n"
+    "  --tables         the same for 30% to 95% of the trace's pages, in steps of 5\n"
     "  --svg FILE       draw the curves over all sizes, too\n"
     "\n"
     "Exit status: 0, or 2 if the trace or the command line is wrong or the drawing cannot be written.\n";
@@ -433,27 +433,17 @@ static_assert(std::string_view(contenders[optimum].name) == "optimum");
 
 using comparison = std::array<counts, contender_count>;
 
-bool on_terminal()
-{
-#if __has_include(<unistd.h>)
-    return isatty(STDERR_FILENO) != 0;
-#else
-    return false;
-#endif
-}
-
 std::vector<comparison> compare(const trace& t, const std::vector<std::size_t>& sizes)
 {
-    const bool show = on_terminal();
+    progress line;
     std::vector<comparison> results;
     for (const std::size_t memory : sizes) {
         comparison& c = results.emplace_back();
         for (std::size_t i = 0; i < contender_count; ++i) {
-            if (show) std::cerr << "\r\033[K" << memory << " pages of memory: " << contenders[i].name << std::flush;
+            line.show(std::to_string(memory) + " pages of memory: " + contenders[i].name);
             c[i] = contenders[i].run(t, memory);
         }
     }
-    if (show) std::cerr << "\r\033[K" << std::flush;
     return results;
 }
 
@@ -476,6 +466,23 @@ void print(const comparison& c, std::size_t memory, std::size_t pages)
         std::cout << "  " << std::left << std::setw(14) << contenders[i].name << std::right << std::setw(8) << n.faults
                   << std::setw(10) << n.refaults << std::setw(17) << if_tables(n.tracking_faults) << std::setw(9)
                   << if_tables(n.flushes) << std::setw(22) << per_cent(c[optimum].faults, n.faults) << '\n';
+    }
+}
+
+/// The refaults at every second size, in one table.
+void print_summary(const std::vector<comparison>& results, const std::vector<unsigned>& percents)
+{
+    std::cout << "\nrefaults, with memory for so much of the trace's pages\n" << std::setw(16) << "";
+    for (const unsigned percent : percents) {
+        if (percent % 10 == 0) std::cout << std::setw(7) << percent << '%';
+    }
+    std::cout << '\n';
+    for (std::size_t i = 0; i < contender_count; ++i) {
+        std::cout << "  " << std::left << std::setw(14) << contenders[i].name << std::right;
+        for (std::size_t k = 0; k < percents.size(); ++k) {
+            if (percents[k] % 10 == 0) std::cout << std::setw(8) << results[k][i].refaults;
+        }
+        std::cout << '\n';
     }
 }
 
@@ -509,11 +516,11 @@ std::vector<curve> curves_of(const std::vector<comparison>& results, std::uint64
 constexpr int drawing_width = 760;
 
 /// Draws a chart from `top` down and returns where it ends.
-int draw(std::ostream& out, int top, const std::string& title, const std::vector<curve>& curves,
-         const std::vector<unsigned>& percents)
+int draw(std::ostream& out, int top, const std::string& title, const std::string& counted,
+         const std::vector<curve>& curves, const std::vector<unsigned>& percents)
 {
     constexpr const char* dashes[] = {"", "8 4", "2 4", "10 3 2 3"};
-    constexpr int left = 60;
+    constexpr int left = 80;
     constexpr int right = drawing_width - 20;
     const int high = top + 40;
     const int low = high + 300;
@@ -543,7 +550,11 @@ int draw(std::ostream& out, int top, const std::string& title, const std::vector
     for (const unsigned percent : percents) {
         if (percent % 10 == 0) text(x(percent), low + 20, "middle", std::to_string(percent) + '%');
     }
-    text((left + right) / 2, low + 40, "middle", "memory, of the pages that the trace touches");
+    text((left + right) / 2, low + 40, "middle", "size of memory, in per cent of the pages that the trace touches");
+    const int middle = (high + low) / 2;
+    out << "<g transform=\"rotate(-90 20 " << middle << ")\">";
+    text(20, middle, "middle", counted);
+    out << "</g>\n";
 
     int key = low + 66;
     for (std::size_t i = 0; i < curves.size(); ++i) {
@@ -563,9 +574,9 @@ int draw(std::ostream& out, int top, const std::string& title, const std::vector
 std::string drawing(const std::vector<comparison>& results, const std::vector<unsigned>& percents)
 {
     std::ostringstream charts;
-    int end = draw(charts, 0, "Refaults: pages that come back within as many evictions as memory has pages",
+    int end = draw(charts, 0, "Refaults: pages that come back within as many evictions as memory has pages", "refaults",
                    curves_of(results, &counts::refaults, true), percents);
-    end = draw(charts, end, "Tracking faults: on pages that are in memory",
+    end = draw(charts, end, "Tracking faults: on pages that are in memory", "tracking faults",
                curves_of(results, &counts::tracking_faults, false), percents);
 
     std::ostringstream out;
@@ -582,6 +593,7 @@ std::string drawing(const std::vector<comparison>& results, const std::vector<un
 struct options {
     std::string file;
     std::optional<std::size_t> memory;
+    bool tables = false;
     std::optional<std::string> svg;
 };
 
@@ -606,6 +618,8 @@ options parse(const std::vector<std::string>& words)
                 wrong("PAGES is 1 to " + std::to_string(most) + ", not '" + words[i] + "'");
             }
             o.memory = static_cast<std::size_t>(*pages);
+        } else if (word == "--tables") {
+            o.tables = true;
         } else if (word.starts_with('-')) {
             wrong("unknown option '" + word + "'");
         } else if (!o.file.empty()) {
@@ -615,6 +629,7 @@ options parse(const std::vector<std::string>& words)
         }
     }
     if (o.file.empty()) wrong("no trace given");
+    if (o.memory && o.tables) wrong("--tables is for all sizes of memory, so it does not go with --memory");
     if (o.memory && o.svg) wrong("--svg draws all sizes of memory, so it does not go with --memory");
     return o;
 }
@@ -640,7 +655,11 @@ void run(const options& o)
     }
     std::cout << "trace: " << t.touches.size() << " touches of " << t.pages.size() << " pages in " << t.intervals
               << " intervals\n";
-    for (std::size_t i = 0; i < sizes.size(); ++i) print(results[i], sizes[i], t.pages.size());
+    if (o.memory || o.tables) {
+        for (std::size_t i = 0; i < sizes.size(); ++i) print(results[i], sizes[i], t.pages.size());
+    } else {
+        print_summary(results, percents);
+    }
     if (!std::cout.flush()) throw user_error("refaults: cannot write the output");
 }
 

@@ -29,7 +29,7 @@ constexpr std::string_view usage =
     "  guest.FEATURE, host.FEATURE = VALUE   members of the format's features, as levels, physical_bits,\n"
     "                          execute_disable, accessed_dirty, execute_only; on, off or a number\n"
     "  guest.tables = ADDRESS  where the guest keeps its tables (guest-physical; the first is the root)\n"
-    "  cpu.CONTROL = VALUE     write_protect, smep, smap, user_keys, pkru, ...\n"
+    "  cpu.CONTROL = VALUE     write_protect, smep, smap, pkru, pkrs, ...\n"
     "\n"
     "A script has one command a line; numbers are hexadecimal, accesses are of 8 bytes.\n"
     "  map host GUEST-PHYSICAL PHYSICAL SIZE RIGHTS    SIZE is 4K, 2M, 4M or 1G, RIGHTS of rwxu or -\n"

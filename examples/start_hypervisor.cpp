@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSL-1.0
 // start_hypervisor: one table of guest pages, aged and harvested on a CPU with EPT's
-// accessed and dirty bits, and on one without. walk() plays the guest.
+// accessed and dirty bits, and on one without; and the choice between them. walk() plays the guest.
 #include <cstddef>
 #include <cstdint>
 
@@ -8,38 +8,41 @@
 
 using namespace ptebits;
 
-// The two CPUs. On the second, ageing saves the rights of an entry in its bits 54 and 56.
+// The two CPUs. On the second, ageing saves the rights of an entry in its bits 54 and 56, and
+// records in bit 55 that the page may have been written.
 constexpr auto with_flags = ept<ept_features{.physical_bits = 46, .accessed_dirty = true}>;
 constexpr auto without_flags = ept<ept_features{.physical_bits = 46, .accessed_dirty = false}>;
 constexpr auto tracking = track_accesses<54>(without_flags);
 
 namespace {
 
-// Four tables at physical addresses from 0x1000 up, the top one first.
-constexpr std::uint64_t root = 0x1000;
+// One table a level, at physical addresses from 0x1000 up, that of the smallest pages first.
+constexpr std::uint64_t base = 0x1000;
+constexpr std::uint64_t root = 0x4000;
 alignas(4096) std::uint64_t page_tables[4][512];
-auto& slots = page_tables[3];
+auto& slots = page_tables[0];
 
 // The slot at a physical address, null where there is none.
 std::uint64_t* memory(std::uint64_t physical)
 {
-    if (physical < root || physical >= root + sizeof(page_tables)) return nullptr;
-    return &page_tables[(physical - root) / 4096][physical % 4096 / 8];
+    if (physical < base || physical >= base + sizeof(page_tables)) return nullptr;
+    return &page_tables[(physical - base) / 4096][physical % 4096 / 8];
 }
 
+// Where tables come from: yours takes any free page.
+struct table_source {
+    static optional_address allocate(unsigned level) { return base + std::uint64_t{level - 1} * 4096; }
+    static void release(std::uint64_t /*table*/, unsigned /*level*/) {}
+};
+
+// The guest's first 2 Mbytes are host memory from 1 Mbyte up.
 template <class Format>
-void map_all(const Format& format, permissions grant)
+bool map_all(const Format& format, permissions grant)
 {
-    for (unsigned level = 4; level > 1; --level) {
-        const std::uint64_t below = root + std::uint64_t{5 - level} * 4096;
-        page_tables[4 - level][0] = encode(kind::table, level, below, {}, format).entry;
-    }
-    for (std::size_t page = 0; page < 512; ++page) {
-        slots[page] = encode(kind::leaf, 1, 0x10'0000 + page * 4096, grant, format, format->memory_type(6)).entry;
-    }
+    tree guest_pages{format, root, memory, table_source{}};
+    flush_list_of<> list;
+    return clear_root(guest_pages) == tree_end::done && map(guest_pages, {0, 0x1f'ffff}, 0x10'0000, grant, list);
 }
-
-slot_bitmap<512> write_log;
 
 // A fault of the guest, on the CPU without flags.
 void handle_fault(std::size_t page, bool writes)
@@ -47,9 +50,8 @@ void handle_fault(std::size_t page, bool writes)
     restore(slots[page], tracking);  // read and execute are back, the page is young
     if (!writes) return;
     update(slots[page], [](std::uint64_t entry) {  // only if the page is still mapped
-        return present(entry, without_flags) ? entry | without_flags->write : entry;
+        return translates(entry, without_flags) ? entry | without_flags->write : entry;
     });
-    write_log.set(page);
 }
 
 void flush_tlbs() {}  // yours
@@ -71,7 +73,7 @@ slot_bitmap<512> just(Pages... pages)
 
 bool on_a_cpu_with_flags()
 {
-    map_all(with_flags, {.write = true});
+    if (!map_all(with_flags, {.write = true})) return false;
     guest(with_flags, operation::read, 5);
     guest(with_flags, operation::write, 7);
 
@@ -83,20 +85,51 @@ bool on_a_cpu_with_flags()
 
 bool on_a_cpu_without()
 {
-    map_all(without_flags, {.write = false});  // so that the first write faults, and is logged
-    age_table(slots, tracking);                // from here on each first use faults
+    if (!map_all(without_flags, {.write = false})) return false;  // so that the first write faults
+    age_table(slots, tracking);                                   // from here on each first use faults
     flush_tlbs();
     guest(without_flags, operation::read, 5);
     guest(without_flags, operation::write, 7);
 
     const slot_bitmap<512> young = age_table(slots, tracking);
-    slot_bitmap<512> written = write_log;  // first the log, then the entries
-    write_log = {};
-    written |= harvest_dirty(slots, without_flags);
+    const slot_bitmap<512> written = harvest_dirty(slots, tracking);  // tracked entries, too
     if (young.any() || written.any()) flush_tlbs();
     return young == just(5U, 7U) && written == just(7U);
 }
 
+// What the rest of the hypervisor calls: compiled for each CPU, with all masks as constants.
+struct mmu_functions {
+    slot_bitmap<512> (*age)();
+    slot_bitmap<512> (*harvest)();
+};
+
+template <const auto& By>
+constexpr mmu_functions functions_of{
+    .age = [] { return age_table(slots, By); },
+    .harvest = [] { return harvest_dirty(slots, By); },
+};
+
+// Once, at start-up: bit 21 of the MSR IA32_VMX_EPT_VPID_CAP says that the CPU has the flags.
+const mmu_functions& functions_for(std::uint64_t capabilities)
+{
+    return (capabilities >> 21 & 1) != 0 ? functions_of<with_flags> : functions_of<tracking>;
+}
+
+template <class Format>
+bool chosen_at_start_up(const Format& format, std::uint64_t capabilities)
+{
+    if (!map_all(format, {.write = format->dirty.exists()})) return false;
+    const mmu_functions& mmu = functions_for(capabilities);
+    mmu.age();
+    guest(format, operation::write, 9);
+    return mmu.age() == just(9U) && mmu.harvest() == just(9U);
+}
+
 }  // namespace
 
-int main() { return on_a_cpu_with_flags() && on_a_cpu_without() ? 0 : 1; }
+int main()
+{
+    const bool right = on_a_cpu_with_flags() && on_a_cpu_without() && chosen_at_start_up(with_flags, 1U << 21) &&
+                       chosen_at_start_up(without_flags, 0);
+    return right ? 0 : 1;
+}

@@ -31,21 +31,13 @@ struct machine {
     machine_memory memory;
 };
 
-// Writes the entries that lead to one page: one table a level, one after the other from
-// `root` up. `base` is the physical address of what these tables call 0.
-template <class Format>
-void map(machine& m, const Format& format, std::uint64_t base, std::uint64_t root, std::uint64_t address,
-         std::uint64_t page, unsigned page_level, permissions grant)
-{
-    for (unsigned level = format->shape().levels;; --level, root += 4096) {
-        std::uint64_t& slot = *m.memory(format->shape().slot_address(base + root, address, level));
-        if (level == page_level) {
-            slot = encode(kind::leaf, level, page, grant, format).entry;
-            return;
-        }
-        slot = encode(kind::table, level, root + 4096, {}, format).entry;
-    }
-}
+// Where tables come from: one page after the other.
+struct table_source {
+    std::uint64_t next;
+
+    optional_address allocate(unsigned /*level*/) { return next += 4096; }
+    static void release(std::uint64_t /*table*/, unsigned /*level*/) {}
+};
 
 struct outcome {
     std::string_view what;
@@ -57,11 +49,12 @@ struct outcome {
 // One access of the guest in user mode.
 outcome access_memory(machine& m, operation what, std::uint64_t address)
 {
-    const auto r = nested_walk(m.guest, m.guest_root, m.host, m.host_root, address, {.what = what, .user = true}, m.cpu,
-                               m.memory, update_flags::yes, plain_access{});
+    const memory_access a{.what = what, .user = true};
+    const auto r = nested_walk(m.guest, m.guest_root, m.host, m.host_root, address, a, m.cpu, m.memory,
+                               update_flags::yes, plain_access{});
     if (r) return {"reaches", r.address()};
-    if (r.where == dimension::guest) return {"#PF", fault_code(r.guest, {.what = what, .user = true}, m.cpu, m.guest)};
-    return {"#NPF", fault_code(r.host, r.host_access, {}, m.host)};
+    const reported_code code = fault_code(r, a, m.cpu, m.guest, m.host);
+    return {r.where == dimension::guest ? "#PF" : "#NPF", code.value};
 }
 
 }  // namespace
@@ -79,12 +72,17 @@ int main()
     if (m.guest->wrong().what != defect::none || m.host->wrong().what != defect::none) return 1;
 
     // The host gives the guest 2 Mbytes, from physical 0x20'0000 up; the guest maps a page.
-    map(m, m.host, 0, m.host_root, 0, 0x20'0000, 2, {});
-    map(m, m.guest, 0x20'0000, m.guest_root, 0x40'0000, 0x9000, 1, {.write = false});
+    const auto host_memory = [&m](std::uint64_t physical) { return m.memory(physical); };
+    const auto guest_memory = [&m](std::uint64_t physical) { return m.memory(0x20'0000 + physical); };
+    tree host_pages{m.host, m.host_root, host_memory, table_source{m.host_root}};
+    tree guest_pages{m.guest, m.guest_root, guest_memory, table_source{m.guest_root}};
+    flush_list_of<> list;  // what a TLB would have to forget: this machine has none
+    if (!map(host_pages, {0, 0x1f'ffff}, 0x20'0000, {}, list)) return 1;
+    if (!map(guest_pages, {0x40'0000, 0x40'0fff}, 0x9000, {.write = false}, list)) return 1;
 
     const outcome load = access_memory(m, operation::read, 0x40'0123);
     const outcome store = access_memory(m, operation::write, 0x40'0123);
-    *m.memory(m.host_root + 0x2000) = 0;  // the host takes its page away
+    if (!unmap(host_pages, {0, 0x1f'ffff}, list)) return 1;  // the host takes its page away
     const outcome lost = access_memory(m, operation::read, 0x40'0123);
 
     for (const outcome& o : {load, store, lost}) std::cout << o.what << ' ' << std::hex << o.value << '\n';

@@ -77,7 +77,7 @@ constexpr auto npt48 = npt<npt_features{.physical_bits = 48}>;
 constexpr auto ept46 = ept<ept_features{.physical_bits = 46}>;
 constexpr auto ept_without_flags = ept<ept_features{.physical_bits = 46, .accessed_dirty = false}>;
 constexpr auto ept_with_ve = ept<ept_features{.physical_bits = 46, .suppress_ve = true}>;
-constexpr auto paging = shadow<shadow_features{.physical_bits = 46, .protection_keys = true}>;
+constexpr auto paging = shadow<shadow_features{.physical_bits = 46, .user_keys = true}>;
 
 // Each mask is the field of that name, or there is none.
 static_assert(npt48->present == field_of(theirs::npt_present));

@@ -1,6 +1,10 @@
 // SPDX-License-Identifier: BSL-1.0
 #include <ptebits/entry.hpp>
 
+#include <array>
+
+#include "leaf_model.hpp"
+
 #include <ptebits/formats/ept.hpp>
 
 #include "manual.hpp"
@@ -62,14 +66,20 @@ struct held_bits {
     unsigned low, end;
 };
 
-unsigned encryption_bit_of(const shadow_features& f) { return f.encryption_bit.given ? f.encryption_bit.low : 64; }
-unsigned encryption_bit_of(const npt_features& f) { return f.encryption_bit.given ? f.encryption_bit.low : 64; }
-unsigned encryption_bit_of(const ept_features&) { return 64; }
+// Where memory encryption ends the address: at the C-bit or the key identifier, past the shared bit.
+unsigned address_end_of(const shadow_features& f)
+{
+    if (f.shared_bit.given) return f.shared_bit.low + 1;
+    if (f.key_id_bits.given) return f.key_id_bits.low;
+    return f.encryption_bit.given ? f.encryption_bit.low : 64;
+}
+unsigned address_end_of(const npt_features& f) { return f.encryption_bit.given ? f.encryption_bit.low : 64; }
+unsigned address_end_of(const ept_features& f) { return f.key_id_bits.given ? f.key_id_bits.low : 64; }
 
 template <class Features>
 held_bits address_of_entry(const Features& f, unsigned level, kind k)
 {
-    const unsigned encrypted = encryption_bit_of(f);
+    const unsigned encrypted = address_end_of(f);
     unsigned end = encrypted < f.physical_bits ? encrypted : f.physical_bits;
     if (f.levels == 2) {
         bool pse36 = false;
@@ -152,7 +162,7 @@ TEST_CASE("encode: round trip in ordinary paging, or the error that says why not
                                         .physical_bits = physical_bits,
                                         .execute_disable = (on & 1) != 0,
                                         .gigabyte_pages = (on & 2) != 0,
-                                        .large_pages = (on & 4) != 0,
+                                        .large_pages = levels != 2 || (on & 4) != 0,
                                         .pse36 = (on & 8) != 0};
                 CAPTURE(levels);
                 CAPTURE(physical_bits);
@@ -164,6 +174,9 @@ TEST_CASE("encode: round trip in ordinary paging, or the error that says why not
     round_trip(shadow_features{.physical_bits = 48, .encryption_bit = 47});
     round_trip(shadow_features{.levels = 5, .physical_bits = 43, .encryption_bit = 51});
     round_trip(shadow_features{.levels = 3, .encryption_bit = 40});
+    round_trip(shadow_features{.shared_bit = 47});
+    round_trip(shadow_features{.levels = 5, .shared_bit = 51});
+    round_trip(shadow_features{.physical_bits = 46, .key_id_bits = {45, 40}});
 }
 
 TEST_CASE("encode: round trip in nested paging")
@@ -241,9 +254,14 @@ TEST_CASE("encode: entries as the manuals write them")
     CHECK(encode(kind::leaf, 1, 0x1000, {.write = false}, nested).entry == 0x1005);
     const auto gmet = format_for(npt_features{.guest_mode_execute_trap = true});
     CHECK(encode(kind::leaf, 1, 0x1000, {}, gmet).entry == 0x1003);
-    CHECK(encode(kind::leaf, 1, 0x1000, {.execute = false}, gmet).entry == 0x1007);
-    CHECK(encode(kind::leaf, 1, 0x1000, {.execute = false, .user_execute = false}, gmet).entry ==
-          0x8000'0000'0000'1003);
+    CHECK(encode(kind::leaf, 1, 0x1000, {.execute = false, .user_execute = true}, gmet).entry == 0x1007);
+    CHECK(encode(kind::leaf, 1, 0x1000, {.execute = false}, gmet).entry == 0x8000'0000'0000'1003);
+
+    // A table's own memory is encrypted; of a page the caller says it.
+    const auto encrypted = format_for(npt_features{.encryption_bit = 47});
+    CHECK(encode(kind::table, 2, 0x7000, {}, encrypted).entry == 0x8000'0000'7007);
+    CHECK(encode(kind::leaf, 1, 0x7000, {}, encrypted).entry == 0x7007);
+    CHECK(encode(kind::leaf, 1, 0x7000, {}, encrypted, encrypted->encryption).entry == 0x8000'0000'7007);
 }
 
 namespace {
@@ -310,7 +328,39 @@ TEST_CASE("encode: a constant format and one found at run time give the same")
     encodes_alike<shadow_features{.levels = 4, .physical_bits = 46, .memory_bits = 36}>();
     encodes_alike<shadow_features{.levels = 4, .execute_disable = false, .gigabyte_pages = false}>();
     encodes_alike<shadow_features{
-        .levels = 5, .protection_keys = true, .hlat = true, .reserved_bit_8 = true, .encryption_bit = {51, 46}}>();
+        .levels = 5, .user_keys = true, .hlat = true, .reserved_bit_8 = true, .key_id_bits = {51, 46}}>();
+    encodes_alike<shadow_features{.shared_bit = 47}>();
+    encodes_alike<ept_features{.key_id_bits = {50, 46}}>();
+}
+
+namespace {
+
+// Constant expressions read permissions one by one, code at run time all at once.
+template <class Format>
+void encodes_as_in_constant_expressions()
+{
+    static constexpr auto made = [] {
+        std::array<encoded, 32> all{};
+        for (unsigned n = 0; n < 32; ++n) all[n] = encode(kind::leaf, 1, 0x1000, permissions_number(n), Format{});
+        return all;
+    }();
+    for (unsigned n = 0; n < 32; ++n) {
+        CAPTURE(n);
+        const encoded found = encode(kind::leaf, 1, 0x1000, permissions_number(n), Format{});
+        CHECK(found.entry == made[n].entry);
+        CHECK(found.error == made[n].error);
+    }
+}
+
+}  // namespace
+
+TEST_CASE("encode: constant expressions give what code at run time gives")
+{
+    encodes_as_in_constant_expressions<constant_format<shadow_description, shadow_features{}>>();
+    encodes_as_in_constant_expressions<
+        constant_format<npt_description, npt_features{.guest_mode_execute_trap = true}>>();
+    encodes_as_in_constant_expressions<constant_format<ept_description, ept_features{}>>();
+    encodes_as_in_constant_expressions<constant_format<ept_description, ept_features{.mode_based_execute = true}>>();
 }
 
 TEST_CASE("encode: further fields are in the entry, all else is as without")
@@ -338,7 +388,7 @@ TEST_CASE("encode: further fields are in the entry, all else is as without")
             }
         }
     };
-    check(format_for(shadow_features{.protection_keys = true}));
+    check(format_for(shadow_features{.user_keys = true}));
     check(format_for(shadow_features{.levels = 2}));
     check(format_for(shadow_features{.levels = 3, .physical_bits = 40}));
     check(format_for(ept_features{.physical_bits = 39, .mode_based_execute = true, .suppress_ve = true}));
@@ -394,7 +444,7 @@ TEST_CASE("encode: further fields by name, with each error")
     CHECK(error(kind::leaf, 1, 0x1000, {.read = false}, host->memory_type(2)) == permission_not_offered);
     CHECK(error(kind::leaf, 1, 0x1000, nothing, host->memory_type(6)) == permission_not_offered);
 
-    static constexpr auto x86 = shadow<shadow_features{.protection_keys = true, .encryption_bit = 51}>;
+    static constexpr auto x86 = shadow<shadow_features{.user_keys = true, .encryption_bit = 51}>;
     CHECK(made(encode(kind::leaf, 2, 0x20'0000, {}, x86, x86->pat_large | x86->global | x86->encryption)) ==
           (0x20'1187 | at(51)));
     CHECK(made(encode(kind::leaf, 1, 0x1000, {.write = false}, x86, x86->protection_key(9) | x86->pat)) ==
@@ -546,8 +596,11 @@ TEST_CASE("check_absent: EPT-violation #VE must be suppressed in absent entries"
     CHECK(check_absent(1, format) == absent_error::looks_present);
     for (unsigned index = 3; index < 63; ++index) {
         CAPTURE(index);
-        CHECK(check_absent(at(63) | at(index), format) == absent_error::none);
-        CHECK(check_absent(at(index), format) == absent_error::bits_not_written);
+        const absent_error flag = index == 8   ? absent_error::looks_accessed
+                                  : index == 9 ? absent_error::looks_dirty
+                                               : absent_error::none;
+        CHECK(check_absent(at(63) | at(index), format) == flag);
+        CHECK(check_absent(at(index), format) == (flag != absent_error::none ? flag : absent_error::bits_not_written));
     }
     const auto plain = format_for(ept_features{});
     CHECK(plain->empty() == 0);
@@ -684,7 +737,7 @@ TEST_CASE("permissions of nested entries, without and with GMET")
     // U/S is anded over the levels: tables have it set, so that the leaf decides.
     CHECK(encode(kind::table, 2, 0x1000, {}, gmet).entry == 0x1007);
     CHECK(encode(kind::leaf, 1, 0x1000, {}, gmet).entry == 0x1003);
-    CHECK(encode(kind::leaf, 1, 0x1000, {.execute = false}, gmet).entry == 0x1007);
+    CHECK(encode(kind::leaf, 1, 0x1000, {.execute = false, .user_execute = true}, gmet).entry == 0x1007);
     CHECK(permissions_of(0x1001, 3, format_for(npt_features{.levels = 3})) == permissions{});
     CHECK(permissions_of(0x1001, 3, format_for(npt_features{.levels = 3, .guest_mode_execute_trap = true})) ==
           permissions{});
@@ -845,6 +898,30 @@ TEST_CASE("reserved bits come before forbidden combinations, write before memory
     const auto format = format_for(ept_features{.physical_bits = 39});
     CHECK(diagnose(0x3a | at(51), 1, format) == finding{rule::reserved_bits, at(51)});
     CHECK(diagnose(0x3a, 1, format) == finding{rule::write_without_read, 0x3});
+}
+
+TEST_CASE("what translates is present, and legal at the level or at some level")
+{
+    CHECK(leaf_model::wrong_translations_both_ways(leaf_model::ept_ad) == 0);
+    CHECK(leaf_model::wrong_translations_both_ways(leaf_model::ept_46) == 0);
+    CHECK(leaf_model::wrong_translations_both_ways(leaf_model::ept_mbe) == 0);
+    CHECK(leaf_model::wrong_translations_both_ways(ept<ept_features{.execute_only = false}>) == 0);
+    CHECK(leaf_model::wrong_translations_both_ways(
+              ept<ept_features{.execute_only = false, .mode_based_execute = true, .suppress_ve = true}>) == 0);
+    CHECK(leaf_model::wrong_translations_both_ways(leaf_model::npt_long) == 0);
+    CHECK(leaf_model::wrong_translations_both_ways(leaf_model::shadow_46) == 0);
+    CHECK(leaf_model::wrong_translations_both_ways(leaf_model::shadow_pae) == 0);
+    CHECK(leaf_model::wrong_translations_both_ways(leaf_model::shadow_two) == 0);
+    CHECK(leaf_model::wrong_translations_both_ways(shadow<shadow_features{.execute_disable = false}>) == 0);
+
+    // By masks, which have no rules: present.
+    const masks m = masks::from({.present = 0x7});
+    for (const std::uint64_t entry : {std::uint64_t{0}, std::uint64_t{2}, ~std::uint64_t{0}, std::uint64_t{8}}) {
+        CHECK(translates(entry, m) == present(entry, m));
+        CHECK(translates(entry, m, 3) == present(entry, m));
+    }
+    // Nothing does by features that contradict each other.
+    CHECK_FALSE(translates(~std::uint64_t{0}, format_for(shadow_features{.levels = 7})));
 }
 
 TEST_CASE("an entry that is not present breaks no rule, whatever its other bits")

@@ -28,6 +28,7 @@ constexpr letter<ept_fields> letters[] = {
     {'H', role::attribute, &ept_fields::supervisor_shadow_stack},
     {'B', role::attribute, &ept_fields::sub_page_write},
     {'E', role::attribute, &ept_fields::suppress_ve},
+    {'k', role::attribute, &ept_fields::key_id},
     {'.', role::software},
     {'0', role::reserved},
     {'-', role::fixed},                     // clear in absent entries
@@ -119,6 +120,18 @@ constexpr setting<ept_features, 5> settings[] = {
     {"2",   kind::leaf,  "E... .... .... aaaa aaaa aaaa aaaa aaaa aaaa aaaa aaa0 0000 0000 .UDA SIMM MXWR"},
     {"1",   kind::leaf,  "E... .... .... aaaa aaaa aaaa aaaa aaaa aaaa aaaa aaaa aaaa aaaa .UDA .IMM MXWR"},
     {"",    kind::none,  "1... .... .... aaaa aaaa aaaa aaaa aaaa aaaa aaaa aaaa aaaa aaaa .-.. .... .---"}}},
+    {"key identifier in bits 45:42, reserved above", {.physical_bits = 46, .key_id_bits = {45, 42}}, four_levels, {
+    {"4",   kind::table, ".... .... .... 0000 00kk kkaa aaaa aaaa aaaa aaaa aaaa aaaa aaaa ...A 0000 0XWR"},
+    {"23",  kind::table, ".... .... .... 0000 00kk kkaa aaaa aaaa aaaa aaaa aaaa aaaa aaaa ...A S000 0XWR"},
+    {"3",   kind::leaf,  ".... .... .... 0000 00kk kkaa aaaa aaaa aa00 0000 0000 0000 0000 ..DA SIMM MXWR"},
+    {"2",   kind::leaf,  ".... .... .... 0000 00kk kkaa aaaa aaaa aaaa aaaa aaa0 0000 0000 ..DA SIMM MXWR"},
+    {"1",   kind::leaf,  ".... .... .... 0000 00kk kkaa aaaa aaaa aaaa aaaa aaaa aaaa aaaa ..DA .IMM MXWR"}}},
+    {"key identifier in bits 50:46, bit 51 is TDX's", {.key_id_bits = {50, 46}}, four_levels, {
+    {"4",   kind::table, ".... .... .... 0kkk kkaa aaaa aaaa aaaa aaaa aaaa aaaa aaaa aaaa ...A 0000 0XWR"},
+    {"23",  kind::table, ".... .... .... 0kkk kkaa aaaa aaaa aaaa aaaa aaaa aaaa aaaa aaaa ...A S000 0XWR"},
+    {"3",   kind::leaf,  ".... .... .... 0kkk kkaa aaaa aaaa aaaa aa00 0000 0000 0000 0000 ..DA SIMM MXWR"},
+    {"2",   kind::leaf,  ".... .... .... 0kkk kkaa aaaa aaaa aaaa aaaa aaaa aaa0 0000 0000 ..DA SIMM MXWR"},
+    {"1",   kind::leaf,  ".... .... .... 0kkk kkaa aaaa aaaa aaaa aaaa aaaa aaaa aaaa aaaa ..DA .IMM MXWR"}}},
     {"36 address bits", {.physical_bits = 36}, four_levels, {
     {"4",   kind::table, ".... .... .... 0000 0000 0000 0000 aaaa aaaa aaaa aaaa aaaa aaaa ...A 0000 0XWR"},
     {"23",  kind::table, ".... .... .... 0000 0000 0000 0000 aaaa aaaa aaaa aaaa aaaa aaaa ...A S000 0XWR"},
@@ -200,7 +213,7 @@ public:
                 e.move(e.value, role::written);
             }
             if (f.memory_bits != 0) {
-                e.address = ones(f.physical_bits - 1, 12);
+                e.address = ones(address_end(f) - 1, 12);
                 e.move(e.address, role::address);
             }
             return e;
@@ -211,12 +224,19 @@ public:
         if (parts.empty()) return manual::no_entry(64);
         expected e{.exists = true};
         for (const part& p : parts) {
-            const std::uint64_t above = p.sign == 'a' ? p.bits & ~std::uint64_t{0} << f.physical_bits : 0;
+            const std::uint64_t above = p.sign == 'a' ? p.bits & ~std::uint64_t{0} << address_end(f) : 0;
             e.add(*letter_of(p.sign), role_of(p.sign, level, f), p.bits & ~above, entries(level, k));
             e.add(role::reserved, above);
         }
+        if (f.key_id_bits.given) e.move(ones(f.key_id_bits.high, f.key_id_bits.low), role::attribute);
         if (k == kind::leaf && f.software_accessed.given) e.move(f.software_accessed.bits().mask(), role::accessed);
         return e;
+    }
+
+    /// The address ends at the physical width, or at the key identifier in its highest bits.
+    [[nodiscard]] static unsigned address_end(const ept_features& f)
+    {
+        return f.key_id_bits.given ? std::min(f.physical_bits, f.key_id_bits.low) : f.physical_bits;
     }
 
     [[nodiscard]] manual::defects wrong(const ept_features& f) const
@@ -224,7 +244,11 @@ public:
         manual::defects all;
         all.add_if(f.physical_bits < 32 || f.physical_bits > 52, defect::physical_bits);
         all.add_if(f.levels != 4 && f.levels != 5, defect::levels);
-        all.add_if(f.memory_bits >= f.physical_bits, defect::memory_bits);
+        const optional_bits k = f.key_id_bits;
+        all.add_if(k.given && (k.low < 32 || k.high > 51 || k.low > k.high), defect::encryption_bit);
+        all.add_if(k.given && k.high >= f.physical_bits, defect::encryption_bit);
+        all.add_if(f.memory_bits >= f.physical_bits || (f.memory_bits != 0 && f.memory_bits >= address_end(f)),
+                   defect::memory_bits);
         if (f.software_accessed.given) {
             all.add_if(f.accessed_dirty, defect::two_accessed_bits);
             all.add_if(!ignored_in_leaves(f.software_accessed.low, f), defect::software_bit_in_use);
@@ -365,6 +389,7 @@ TEST_CASE("masks of the named fields, present and ignored bits")
     CHECK(all->supervisor_shadow_stack.mask() == 0x1000'0000'0000'0000);
     CHECK(all->sub_page_write.mask() == 0x2000'0000'0000'0000);
     CHECK(all->suppress_ve.mask() == 0x8000'0000'0000'0000);
+    CHECK(ept<ept_features{.key_id_bits = {51, 46}}>->key_id.mask() == 0x000f'c000'0000'0000);
     CHECK(all->present_mask() == 0x407);
     CHECK(all->software_mask(1, kind::leaf) == 0x49f0'0000'0000'0880);
     CHECK(all->software_mask(2, kind::leaf) == 0x69f0'0000'0000'0800);
@@ -381,8 +406,9 @@ TEST_CASE("masks of the named fields, present and ignored bits")
     CHECK(plain->software_mask(4, kind::table) == 0xfff0'0000'0000'0e00);
 
     constexpr auto bare = ept<ept_features{.accessed_dirty = false}>;
-    for (const field f : {bare->accessed, bare->dirty, bare->user_execute, bare->verify_guest_paging,
-                          bare->paging_write, bare->supervisor_shadow_stack, bare->sub_page_write, bare->suppress_ve}) {
+    for (const field f :
+         {bare->accessed, bare->dirty, bare->user_execute, bare->verify_guest_paging, bare->paging_write,
+          bare->supervisor_shadow_stack, bare->sub_page_write, bare->suppress_ve, bare->key_id}) {
         CHECK_FALSE(f.exists());
     }
 }

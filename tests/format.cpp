@@ -93,7 +93,7 @@ TEST_CASE("available: each bit, under each feature that takes it")
 
     check_available(format_for(shadow_features{}), 0x7ff0'0000'0000'0e00);
     check_available(format_for(shadow_features{.execute_disable = false}), 0x7ff0'0000'0000'0e00);
-    check_available(format_for(shadow_features{.protection_keys = true}), 0x07f0'0000'0000'0e00);
+    check_available(format_for(shadow_features{.user_keys = true}), 0x07f0'0000'0000'0e00);
     check_available(format_for(shadow_features{.hlat = true}), 0x7ff0'0000'0000'0600);
     check_available(format_for(shadow_features{.global_pages = false}), 0x7ff0'0000'0000'0f00);
     check_available(format_for(shadow_features{.global_pages = false, .reserved_bit_8 = true}), 0x7ff0'0000'0000'0e00);
@@ -184,10 +184,15 @@ TEST_CASE("contradictory features: nothing is present, all bits are reserved, an
     check(shadow_features{.levels = 6}, defect::levels, 64);
     check(shadow_features{.levels = 1}, defect::levels, 64);
     check(shadow_features{.physical_bits = 31}, defect::physical_bits, 64);
-    check(shadow_features{.levels = 3, .protection_keys = true}, defect::contradiction, 64);
+    check(shadow_features{.levels = 3, .user_keys = true}, defect::contradiction, 64);
     check(shadow_features{.levels = 2, .hlat = true}, defect::contradiction, 32);
     check(shadow_features{.levels = 2, .encryption_bit = 31}, defect::encryption_bit, 32);
     check(shadow_features{.encryption_bit = 52}, defect::encryption_bit, 64);
+    check(shadow_features{.encryption_bit = {48, 47}}, defect::flag_of_several_bits, 64);
+    check(shadow_features{.physical_bits = 47, .shared_bit = 47}, defect::encryption_bit, 64);
+    check(shadow_features{.encryption_bit = 47, .key_id_bits = {51, 48}}, defect::contradiction, 64);
+    check(shadow_features{.large_pages = false}, defect::always_on, 64);
+    check(npt_features{.levels = 3, .large_pages = false}, defect::always_on, 64);
     check(npt_features{.encryption_bit = 31}, defect::encryption_bit, 64);
     check(npt_features{.levels = 6}, defect::levels, 64);
     check(shadow_features{.encryption_bit = {40, 45}}, defect::encryption_bit, 64);
@@ -206,6 +211,33 @@ TEST_CASE("a format keeps the features it was made of")
     CHECK(f->features().physical_bits == 46);
     CHECK(f->features().encryption_bit == optional_bits(45));
     CHECK(ept<ept_features{.physical_bits = 39}>->features().physical_bits == 39);
+}
+
+TEST_CASE("formats are kept by their features: features compare, and a format may be none yet")
+{
+    runtime_format<ept_description> kept;
+    CHECK(kept->wrong().what == defect::no_format);
+    CHECK(kept->shape().levels == 0);
+    CHECK(!present(~std::uint64_t{0}, kept));
+    CHECK(kind_of(~std::uint64_t{0}, 1, kept) == kind::none);
+    CHECK(encode(kind::leaf, 1, 0, {}, kept).error == encode_error::no_such_entry);
+    unsigned made = 0;
+    const auto format_of = [&](const ept_features& wanted) -> const runtime_format<ept_description>& {
+        if (kept->wrong().what == defect::no_format || kept->features() != wanted) {
+            kept = format_for(wanted);
+            ++made;
+        }
+        return kept;
+    };
+    CHECK(format_of({})->dirty.exists());
+    CHECK(format_of({})->dirty.exists());
+    CHECK(!format_of({.accessed_dirty = false})->dirty.exists());
+    CHECK(made == 2);
+
+    CHECK(shadow_features{} == shadow_features{});
+    CHECK(shadow_features{} != shadow_features{.encryption_bit = 47});
+    CHECK(npt_features{} != npt_features{.guest_mode_execute_trap = true});
+    CHECK(ept_features{} != ept_features{.memory_bits = 40});
 }
 
 TEST_CASE("address: every aligned address that fits, and none other")

@@ -143,19 +143,20 @@ TEST_CASE("features come from the header")
     CHECK(la57.physical_bits == 46);
     CHECK(la57.execute_disable);
     CHECK(la57.global_pages);
-    CHECK(la57.protection_keys);
+    CHECK(la57.user_keys);
+    CHECK(!la57.supervisor_keys);
     CHECK(!la57.encryption_bit.given);
 
     const shadow_features plain = shadow_of("# format=x86 levels=4 maxphyaddr=40 cr4=20 efer=500");
     CHECK(!plain.execute_disable);
     CHECK(!plain.global_pages);
-    CHECK(!plain.protection_keys);
-    CHECK(shadow_of("# format=x86 levels=4 maxphyaddr=40 cr4=1000020 efer=500").protection_keys);
+    CHECK(!plain.user_keys);
+    CHECK(shadow_of("# format=x86 levels=4 maxphyaddr=40 cr4=1000020 efer=500").supervisor_keys);
 
     // CR4.PKE has no effect in PAE.
     const shadow_features pae = shadow_of("# format=shadow levels=3 maxphyaddr=40 save_cr4=4000a0 save_efer=800");
     CHECK(pae.execute_disable);
-    CHECK(!pae.protection_keys);
+    CHECK(!pae.user_keys);
 
     const auto npt = ptimg::parse("F", "# format=npt levels=5 maxphyaddr=48 root=0 tables=1 c_bit=47\n").features;
     CHECK(std::get<npt_features>(npt).levels == 5);

@@ -141,6 +141,30 @@ struct kinds_overlap : kinds_are_alike {
                                         high};
 };
 
+// Leaves are present by a permission, tables by a fixed bit that is none: which bit tells that an entry is present?
+struct present_two_ways : kinds_are_alike {
+    static constexpr tiny_row rows[] = {{"R", bit(0), leaf_at(1), role::read},
+                                        {"", bit(1), leaf_at(1), role::software},
+                                        {"", bit(0), table_at(2), role::software},
+                                        {"T", bit(1), table_at(2), is(1)},
+                                        {"", bits(11, 2), every, role::software},
+                                        address,
+                                        high};
+    static constexpr entries entries_of(const tiny_features&) { return leaf_at(1) | table_at(2); }
+};
+
+// Two rows hold address bits 15:12.
+struct address_twice : tiny {
+    static constexpr tiny_row rows[] = {
+        valid,
+        {"", bits(3, 1), every, role::software},
+        tiny_row{"", bits(7, 4), every, role::address}.holding(12),
+        {"", bits(11, 8), every, role::software},
+        address,
+        high,
+    };
+};
+
 // Address bits 51:48 and 55:52 in bits 11:8 and 7:4, the others in place: three pieces.
 struct three_pieces : tiny {
     static constexpr tiny_row rows[] = {
@@ -150,6 +174,19 @@ struct three_pieces : tiny {
         tiny_row{"", bits(11, 8), every, role::address}.holding(48),
         {"", bits(43, 12), every, role::address},
         {"", bits(63, 44), every, role::reserved},
+    };
+};
+
+// The same with the lowest bits of an entry, the page's in place.
+struct three_from_the_lowest : tiny {
+    static constexpr unsigned widest_physical = 56;
+    static constexpr tiny_row rows[] = {
+        tiny_row{"", bits(3, 0), every, role::address}.holding(48),
+        tiny_row{"", bits(7, 4), every, role::address}.holding(52),
+        {"V", bit(8), every, is(1)},
+        {"", bits(11, 9), every, role::software},
+        {"", bits(47, 12), every, role::address},
+        {"", bits(63, 48), every, role::reserved},
     };
 };
 
@@ -641,9 +678,22 @@ TEST_CASE("flaws of a table of rows are found, with place and bits")
     CHECK(flaw_of<kinds_overlap>().what == defect::kinds_alike);
     CHECK(flaw_of<kinds_overlap>().level == 2);
 
+    CHECK(flaw_of<present_two_ways>().what == defect::kinds_alike);
+    CHECK(flaw_of<present_two_ways>().level == 2);
+    CHECK(flaw_of<present_two_ways>().in == kind::table);
+    CHECK(flaw_of<present_two_ways>().bits == 2);
+
+    CHECK(flaw_of<address_twice>({.physical_bits = 52}).what == defect::rows_overlap);
+
     CHECK(flaw_of<three_pieces>({.physical_bits = 52}).what == defect::address_in_pieces);
     CHECK(flaw_of<three_pieces>({.physical_bits = 52}).level == 1);
     CHECK(flaw_of<three_pieces>({.physical_bits = 52}).in == kind::leaf);
+    CHECK(flaw_of<three_from_the_lowest>({.physical_bits = 56}).what == defect::address_in_pieces);
+    const auto two = format_for_tiny<three_from_the_lowest>({.physical_bits = 52});
+    CHECK(well_formed(two));
+    CHECK(encode(kind::leaf, 1, 0x000f'0000'0000'0000, {}, two).entry == 0x10f);
+    CHECK(address_of(0x1ff, 1, two) == 0x000f'0000'0000'0000);
+    CHECK(diagnose(0x1ff, 1, two) == finding{rule::reserved_bits, 0xf0});
     // No more than two pieces lie within the width.
     CHECK(flaw_of<three_pieces>({.physical_bits = 48}).what == defect::none);
 

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <doctest/doctest.h>
+#include <algorithm>
 
 #include <cstddef>
 #include <cstdint>
@@ -398,7 +399,9 @@ inline constexpr letter<x86_fields> x86_letters[] = {
     {'h', role::address, nullptr, {}, false, 19},  // address bits 39:32 in bits 20:13
     {'K', role::attribute, &x86_fields::protection_key},
     {'X', role::execute, &x86_fields::execute_disable, {}, true},
-    {'C', role::attribute, &x86_fields::encryption},
+    {'C', role::attribute, &x86_fields::encryption, tables},  // a table's memory is encrypted
+    {'s', role::address, &x86_fields::shared},
+    {'k', role::attribute, &x86_fields::key_id},
     {'.', role::software},
     {'0', role::reserved},
     {'8', role::reserved},  // bit 8, which not all CPUs reserve
@@ -445,7 +448,7 @@ inline role x86_role(char sign, unsigned level, const shadow_features& f)
     case 'X':
         return f.execute_disable ? role::execute : role::reserved;
     case 'K':
-        return f.protection_keys ? role::attribute : role::software;
+        return f.user_keys || f.supervisor_keys ? role::attribute : role::software;
     case 'R':
         return f.hlat ? role::attribute : role::software;
     case 'G':
@@ -480,9 +483,7 @@ public:
     [[nodiscard]] expected entry(unsigned level, kind k, const shadow_features& f) const
     {
         const unsigned entry_bits = f.levels == 2 ? 32 : 64;
-        // The address ends at the physical width; encryption bits are none of it, nor is what lies above.
-        const optional_bits encrypted = f.encryption_bit;
-        const unsigned end = encrypted.given && encrypted.low < f.physical_bits ? encrypted.low : f.physical_bits;
+        const unsigned end = address_end(f);
         if (k == kind::none) {
             expected e = absent_entry(entry_bits, 1);
             if (f.memory_bits == 0) return e;
@@ -504,8 +505,22 @@ public:
             e.add(l, r, p.bits & ~above, entries(level, k));
             e.add(role::reserved, above);
         }
-        if (encrypted.given) e.move(ones(encrypted.high, encrypted.low), role::attribute);
+        for (const optional_bits& b : {f.encryption_bit, f.key_id_bits}) {
+            if (b.given) e.move(ones(b.high, b.low), role::attribute);
+        }
+        if (k == kind::table) e.value |= f.encryption_bit.bits().mask();
         return e;
+    }
+
+    /// The address ends at the physical width; a C-bit or a key identifier is none of it, a shared bit is
+    /// its highest, and nothing lies above them.
+    [[nodiscard]] static unsigned address_end(const shadow_features& f)
+    {
+        unsigned end = f.physical_bits;
+        if (f.encryption_bit.given) end = std::min(end, f.encryption_bit.low);
+        if (f.key_id_bits.given) end = std::min(end, f.key_id_bits.low);
+        if (f.shared_bit.given) end = std::min(end, f.shared_bit.high + 1);
+        return end;
     }
 
     [[nodiscard]] static defects wrong(const shadow_features& f)
@@ -513,14 +528,25 @@ public:
         defects all;
         all.add_if(f.physical_bits < 32 || f.physical_bits > 52, defect::physical_bits);
         all.add_if(f.levels < 2 || f.levels > 5, defect::levels);
-        all.add_if(f.levels < 4 && (f.protection_keys || f.hlat), defect::contradiction);
-        const optional_bits c = f.encryption_bit;
+        all.add_if(f.levels < 4 && (f.user_keys || f.supervisor_keys || f.hlat), defect::contradiction);
+        all.add_if(f.levels >= 3 && f.levels <= 5 && !f.large_pages, defect::always_on);
         // Past the memory there must be an address that entries can hold.
         const unsigned entry_end = f.levels == 2 ? 32 : 64;
-        const unsigned address_end = c.given && c.low < entry_end ? c.low : entry_end;
-        all.add_if(f.memory_bits >= f.physical_bits || (f.memory_bits != 0 && f.memory_bits >= address_end),
+        all.add_if(f.memory_bits >= f.physical_bits ||
+                       (f.memory_bits != 0 && f.memory_bits >= std::min(address_end(f), entry_end)),
                    defect::memory_bits);
-        all.add_if(c.given && (f.levels == 2 || c.low < 32 || c.high > 51 || c.low > c.high), defect::encryption_bit);
+        int ways = 0;
+        for (const optional_bits& b : {f.encryption_bit, f.shared_bit, f.key_id_bits}) {
+            ways += b.given;
+            const bool outside = b.low < 32 || b.high > 51 || b.low > b.high;
+            all.add_if(b.given && (f.levels == 2 || outside), defect::encryption_bit);
+        }
+        all.add_if(f.shared_bit.given && f.shared_bit.high >= f.physical_bits, defect::encryption_bit);
+        all.add_if(f.key_id_bits.given && f.key_id_bits.high >= f.physical_bits, defect::encryption_bit);
+        all.add_if(ways > 1, defect::contradiction);
+        for (const optional_bits& b : {f.encryption_bit, f.shared_bit}) {
+            all.add_if(b.given && b.high > b.low, defect::flag_of_several_bits);
+        }
         return all;
     }
 

@@ -154,7 +154,9 @@ TEST_CASE("an absent entry by masks is one without the present bits")
 {
     const masks m = masks::from(x86_like);
     CHECK(check_absent(0, m) == absent_error::none);
-    CHECK(check_absent(~std::uint64_t{1}, m) == absent_error::none);
+    CHECK(check_absent(~(1 | x86_like.accessed | x86_like.dirty), m) == absent_error::none);
+    CHECK(check_absent(~std::uint64_t{1}, m) == absent_error::looks_accessed);
+    CHECK(check_absent(~(1 | x86_like.accessed), m) == absent_error::looks_dirty);
     CHECK(check_absent(1, m) == absent_error::looks_present);
     CHECK(check_absent(~std::uint64_t{0}, m) == absent_error::looks_present);
 }

@@ -66,8 +66,12 @@ void check_identity(const Host& host, unsigned seed)
             if (plain.fault == fault_kind::memory_absent) {
                 CHECK(!nested);
             } else {
-                CHECK(same_outcome(plain, nested.guest));
-                CHECK(same_path(plain, nested.guest));
+                walk_result expected = plain;
+                // AMD reads PDPTEs on demand.
+                const bool on_demand = std::is_same_v<regime_of<std::remove_cvref_t<decltype(host)>>, nested_paging>;
+                if (on_demand && plain.fault == fault_kind::pdpte_reserved) expected.fault = fault_kind::reserved_bits;
+                CHECK(same_outcome(expected, nested.guest));
+                CHECK(same_path(expected, nested.guest));
                 CHECK(static_cast<bool>(plain) == static_cast<bool>(nested));
             }
             if (plain) {
@@ -175,7 +179,7 @@ TEST_CASE("NPT: guest tables are written, faults tell the dimension and the gues
         CHECK(r.where == dimension::host);
         CHECK(r.guest_physical == 0x2000);
         CHECK(r.host_access.guest_table);
-        CHECK(npf_exit_info(r.host, r.host_access, host) == 0x2'0000'0006);
+        CHECK(npf_exit_info(r.host, r.host_access, {}, host).value == 0x2'0000'0006);
     }
     SUBCASE("a guest table is read-only in the host's: a fault, also on a read, also without updates")
     {
@@ -186,7 +190,7 @@ TEST_CASE("NPT: guest tables are written, faults tell the dimension and the gues
                 const result r = page.walked(user_read, update);
                 CHECK(r.where == dimension::host);
                 CHECK(r.guest_physical == 0);
-                CHECK(npf_exit_info(r.host, r.host_access, host) == 0x2'0000'0007);
+                CHECK(npf_exit_info(r.host, r.host_access, {}, host).value == 0x2'0000'0007);
             }
             CHECK(page.guest(0) == entry);
         }
@@ -199,7 +203,7 @@ TEST_CASE("NPT: guest tables are written, faults tell the dimension and the gues
         CHECK(r.where == dimension::host);
         CHECK(r.guest_physical == 0x7abc);
         CHECK(!r.host_access.guest_table);
-        CHECK(npf_exit_info(r.host, r.host_access, host) == 0x1'0000'0007);
+        CHECK(npf_exit_info(r.host, r.host_access, {}, host).value == 0x1'0000'0007);
         CHECK(r.guest);
         CHECK(page.guest(0x3008) == 0x7067);  // the guest's part was done
     }
@@ -209,7 +213,7 @@ TEST_CASE("NPT: guest tables are written, faults tell the dimension and the gues
         const result r = page.walked(user_read);
         CHECK(r.where == dimension::guest);
         CHECK(r.guest.fault == fault_kind::protection);
-        CHECK(page_fault_code(r.guest, user_read, {}, long_mode) == 0x5);
+        CHECK(page_fault_code(r.guest, user_read, {}, long_mode).value == 0x5);
     }
     SUBCASE("no memory behind a guest table")
     {
@@ -235,7 +239,8 @@ TEST_CASE("EPT: guest tables are read, and written where a flag must be set")
             const result r = page.walked(user_read, update);
             CHECK(r.where == dimension::host);
             CHECK(r.guest_physical == 0);
-            CHECK(ept_qualification(r.host, r.host_access, no_flags) == 0xaa);  // a write; R and X allowed
+            CHECK(ept_qualification(r.host, r.host_access, {}, no_flags).value ==
+                  0xab);  // a read and write; R and X allowed
         }
         CHECK(page.guest(0) == 0x1007);
         page.guest(0, 0x1027);
@@ -261,7 +266,7 @@ TEST_CASE("EPT: guest tables are read, and written where a flag must be set")
         page.memory.put(page.host_slot(0), page.leaf(0, no_write));
         const result r = page.walked(user_read);
         CHECK(r.where == dimension::host);
-        CHECK(ept_qualification(r.host, r.host_access, flags) == 0xab);
+        CHECK(ept_qualification(r.host, r.host_access, {}, flags).value == 0xab);
     }
     SUBCASE("the final address")
     {
@@ -269,7 +274,7 @@ TEST_CASE("EPT: guest tables are read, and written where a flag must be set")
         page.memory.put<word>(page.host_slot(7), 0);
         const result r = page.walked(user_write);
         CHECK(r.guest_physical == 0x7abc);
-        CHECK(ept_qualification(r.host, r.host_access, flags) == 0x182);
+        CHECK(ept_qualification(r.host, r.host_access, {}, flags).value == 0x182);
     }
     SUBCASE("a misconfigured entry")
     {
@@ -283,8 +288,8 @@ TEST_CASE("EPT with mode-based execute asks by the linear address's mode")
 {
     constexpr auto host = ept<ept_features{.mode_based_execute = true}>;
     nested_page page(host);
-    page.memory.put(page.host_slot(7), page.leaf(7, {.execute = false}));  // XU alone
-    CHECK(page.walked(supervisor_fetch));                                  // the linear page is a user page
+    page.memory.put(page.host_slot(7), page.leaf(7, {.execute = false, .user_execute = true}));  // XU alone
+    CHECK(page.walked(supervisor_fetch));  // the linear page is a user page
     page.guest(0x3008, 0x7003);
     CHECK(page.walked(supervisor_fetch).where == dimension::host);
 }
@@ -324,5 +329,5 @@ TEST_CASE("an unpaged guest")
     r = nested_walk(unpaged{}, 0, host, 0x1000, 0x1'0abc, supervisor_write, {}, page.memory);
     CHECK(r.where == dimension::host);
     CHECK(r.guest_physical == 0x1'0abc);
-    CHECK(npf_exit_info(r.host, r.host_access, host) == 0x1'0000'0006);
+    CHECK(npf_exit_info(r.host, r.host_access, {}, host).value == 0x1'0000'0006);
 }

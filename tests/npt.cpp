@@ -35,7 +35,6 @@ constexpr drawn two_levels[] = {
 constexpr setting<npt_features, 5> long_mode[] = {
     {"defaults", {}, four_levels},
     {"GMET changes what U/S means, not where it is", {.guest_mode_execute_trap = true}, four_levels},
-    {"the host's CR4.PSE is not looked at", {.large_pages = false}, four_levels},
     {"PSE-36 is not looked at", {.pse36 = false}, four_levels},
     {"five levels", {.levels = 5}, four_levels, {
     {"45",  kind::table, "X... .... .... aaaa aaaa aaaa aaaa aaaa aaaa aaaa aaaa aaaa aaaa ...0 0.AN TUWP"}}},
@@ -70,7 +69,7 @@ constexpr setting<npt_features, 5> long_mode[] = {
     {"3",   kind::leaf,  "X... .... .... Caaa aaaa aaaa aaaa aaaa aa00 0000 0000 0000 000L .... SDAN TUWP"},
     {"2",   kind::leaf,  "X... .... .... Caaa aaaa aaaa aaaa aaaa aaaa aaaa aaa0 0000 000L .... SDAN TUWP"},
     {"1",   kind::leaf,  "X... .... .... Caaa aaaa aaaa aaaa aaaa aaaa aaaa aaaa aaaa aaaa .... MDAN TUWP"}}},
-    {"no features", {.execute_disable = false, .gigabyte_pages = false, .large_pages = false, .pse36 = false,
+    {"no features", {.execute_disable = false, .gigabyte_pages = false, .pse36 = false,
                      .reserved_bit_8 = false}, four_levels, {
     {"4",   kind::table, "0... .... .... aaaa aaaa aaaa aaaa aaaa aaaa aaaa aaaa aaaa aaaa .... 0.AN TUWP"},
     {"3",   kind::table, "0... .... .... aaaa aaaa aaaa aaaa aaaa aaaa aaaa aaaa aaaa aaaa .... 0.AN TUWP"},
@@ -115,7 +114,9 @@ shadow_features as_host(const npt_features& f)
             .large_pages = f.large_pages,
             .pse36 = f.pse36,
             .global_pages = false,
-            .protection_keys = false,
+            .user_keys = false,
+            .supervisor_keys = false,
+            .shadow_stacks = false,
             .hlat = false,
             .reserved_bit_8 = f.reserved_bit_8,
             .encryption_bit = f.encryption_bit};

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: BSL-1.0
 // A format that the library does not know: three levels, the address shifted by two bits as
 // RISC-V has it, permissions in leaves only. All of it is written here, as a user would.
+#include <ptebits/ageing.hpp>
 #include <ptebits/entry.hpp>
 #include <ptebits/format.hpp>
 
@@ -143,6 +144,76 @@ constexpr manual::setting<slim_features, 4> settings[] = {
 };
 // clang-format on
 
+/// A format whose large pages have every permission one bit above its place in small ones.
+struct moved_description;
+struct moved_features {
+    using description = moved_description;
+    unsigned physical_bits = 48;
+};
+struct moved_description {
+    using features = moved_features;
+    struct fields {};
+
+    // clang-format off
+    static constexpr row<features, fields> rows[] = {
+        {"V",  bit(0),       every,       is(1)},
+        {"",   bits(6, 1),   tables,      role::reserved},
+        {"R",  bit(1),       leaf_at(1),  role::read},
+        {"W",  bit(2),       leaf_at(1),  role::write},
+        {"X",  bit(3),       leaf_at(1),  role::execute},
+        {"U",  bit(4),       leaf_at(1),  role::user},
+        {"XU", bit(5),       leaf_at(1),  role::user_execute},
+        {"",   bits(7, 6),   leaf_at(1),  role::software},
+        {"",   bit(1),       leaf_at(2),  role::software},
+        {"R",  bit(2),       leaf_at(2),  role::read},
+        {"W",  bit(3),       leaf_at(2),  role::write},
+        {"X",  bit(4),       leaf_at(2),  role::execute},
+        {"U",  bit(5),       leaf_at(2),  role::user},
+        {"XU", bit(6),       leaf_at(2),  role::user_execute},
+        {"L",  bit(7),       leaf_at(2),  is(1)},
+        {"L",  bit(7),       table_at(2), is(0)},
+        {"",   bits(11, 8),  every,       role::software},
+        {"",   bits(51, 12), every,       role::address},
+        {"",   bits(63, 52), every,       role::software},
+    };
+    // clang-format on
+
+    static constexpr dimensions shape_of(const features&) { return {.levels = 2}; }
+    static constexpr entries entries_of(const features&) { return leaves_up_to(2) | table_at(2); }
+    static constexpr defect contradiction(const features&) { return defect::none; }
+};
+
+/// A format whose absent entries must have two bits set: neighbours, or one bit apart.
+struct marked_description;
+struct marked_features {
+    using description = marked_description;
+    unsigned physical_bits = 48;
+    bool apart = false;
+};
+struct marked_description {
+    using features = marked_features;
+    struct fields {};
+    static constexpr condition<features> apart{"apart", &features::apart};
+    static constexpr condition<features> together{"together", [](const features& f, unsigned) { return !f.apart; }};
+
+    // clang-format off
+    static constexpr row<features, fields> rows[] = {
+        {"V",  bit(0),       every,   is(1)},
+        {"W",  bit(1),       every,   role::write},
+        {"",   bits(11, 2),  every,   role::software},
+        {"",   bits(51, 12), every,   role::address},
+        {"",   bits(63, 52), every,   role::software},
+        {"",   bit(63),      absent,  writes(1)},
+        {"",   bit(62),      absent,  writes(1), nullptr, together},
+        {"",   bit(61),      absent,  writes(1), nullptr, apart},
+    };
+    // clang-format on
+
+    static constexpr dimensions shape_of(const features&) { return {.levels = 1}; }
+    static constexpr entries entries_of(const features&) { return leaf_at(1); }
+    static constexpr defect contradiction(const features&) { return defect::none; }
+};
+
 }  // namespace
 
 TEST_CASE("the layout of a user's format, as an object of constants and at run time")
@@ -231,6 +302,42 @@ TEST_CASE("questions and edits on entries of a user's format")
     CHECK(encode(kind::table, 2, 0x1000, {}, f, f->memory_type(2)).error == encode_error::no_such_field);
     const std::uint64_t whole = f->address(2, 0x20'0000) | f->valid | f->large | f->read | f->memory_type(1);
     CHECK(whole == 0x4000'0000'0008'0083);
+}
+
+TEST_CASE("permissions may stand elsewhere at each level of a user's format")
+{
+    constexpr constant_format<moved_description, moved_features{}> moved;
+    const auto found = format_for(moved_features{});
+    REQUIRE(well_formed(found));
+    for (unsigned n = 0; n < 32; ++n) {
+        CAPTURE(n);
+        const permissions p{(n & 1) != 0, (n & 2) != 0, (n & 4) != 0, (n & 8) != 0, (n & 16) != 0};
+        CHECK(encode(kind::leaf, 1, 0x20'0000, p, moved).entry == (0x20'0001 | n << 1));
+        CHECK(encode(kind::leaf, 2, 0x20'0000, p, moved).entry == (0x20'0081 | n << 2));
+        CHECK(encode(kind::leaf, 1, 0x20'0000, p, found).entry == (0x20'0001 | n << 1));
+        CHECK(encode(kind::leaf, 2, 0x20'0000, p, found).entry == (0x20'0081 | n << 2));
+        CHECK(permissions_of(0x20'0001 | n << 1, 1, moved) == p);
+        CHECK(permissions_of(0x20'0081 | n << 2, 2, moved) == p);
+    }
+}
+
+TEST_CASE("a user's format whose absent entries must have bits set: tracked where these are neighbours")
+{
+    using tracking = access_tracking<runtime_format<marked_description>, 52>;
+    const auto together = format_for(marked_features{});
+    const auto apart = format_for(marked_features{.apart = true});
+    REQUIRE(together->wrong().what == defect::none);
+    REQUIRE(apart->wrong().what == defect::none);
+    CHECK(together->empty() == 0xc000'0000'0000'0000);
+    CHECK(apart->empty() == 0xa000'0000'0000'0000);
+    CHECK(tracking::free_in(together));
+    CHECK_FALSE(tracking::free_in(apart));
+    // V goes to bit 52, a write that may have been to bit 53, what bits 63:62 were to bits 55:54.
+    std::uint64_t slot = 0x4000'0000'0000'1003;
+    CHECK(age(slot, track_accesses<52>(together)));
+    CHECK(slot == 0xc070'0000'0000'1000);
+    CHECK(restore(slot, track_accesses<52>(together)));
+    CHECK(slot == 0x4020'0000'0000'1001);
 }
 
 TEST_CASE("the library checks a user's features as its own")

@@ -37,8 +37,7 @@ int main(int argc, char** argv)
         std::fprintf(stderr, "usage: replay FILE...\n");
         return 2;
     }
-    std::uint64_t passed = 0;
-    std::uint64_t failed = 0;
+    replay::report total("total");
     bool bad = false;
     std::set<std::string> seen;
     for (int i = 1; i < argc; ++i) {
@@ -56,10 +55,8 @@ int main(int argc, char** argv)
             bad = true;
         }
         r.print();
-        passed += r.passed;
-        failed += r.failed;
+        total.add(r);
     }
-    std::printf("%llu passed, %llu failed\n", static_cast<unsigned long long>(passed),
-                static_cast<unsigned long long>(failed));
-    return bad ? 2 : failed != 0 ? 1 : 0;
+    total.print();
+    return bad ? 2 : total.failed != 0 ? 1 : 0;
 }

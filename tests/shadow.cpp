@@ -36,13 +36,12 @@ constexpr setting<shadow_features, 5> long_mode[] = {
     {"no 1-Gbyte pages: PS reserved at level 3", {.gigabyte_pages = false}, four_levels, {
     {"3",   kind::table, "X... .... .... aaaa aaaa aaaa aaaa aaaa aaaa aaaa aaaa aaaa aaaa .... 0.AN TUWP"},
     {"3",   kind::leaf,  ""}}},
-    {"CR4.PSE is not looked at", {.large_pages = false}, four_levels},
     {"PSE-36 is not looked at", {.pse36 = false}, four_levels},
     {"CR4.PGE off", {.global_pages = false}, four_levels, {
     {"3",   kind::leaf,  "X... .... .... aaaa aaaa aaaa aaaa aaaa aa00 0000 0000 0000 000L .... SDAN TUWP"},
     {"2",   kind::leaf,  "X... .... .... aaaa aaaa aaaa aaaa aaaa aaaa aaaa aaa0 0000 000L .... SDAN TUWP"},
     {"1",   kind::leaf,  "X... .... .... aaaa aaaa aaaa aaaa aaaa aaaa aaaa aaaa aaaa aaaa .... MDAN TUWP"}}},
-    {"protection keys", {.protection_keys = true}, four_levels, {
+    {"protection keys", {.user_keys = true}, four_levels, {
     {"3",   kind::leaf,  "XKKK K... .... aaaa aaaa aaaa aaaa aaaa aa00 0000 0000 0000 000L ...G SDAN TUWP"},
     {"2",   kind::leaf,  "XKKK K... .... aaaa aaaa aaaa aaaa aaaa aaaa aaaa aaa0 0000 000L ...G SDAN TUWP"},
     {"1",   kind::leaf,  "XKKK K... .... aaaa aaaa aaaa aaaa aaaa aaaa aaaa aaaa aaaa aaaa ...G MDAN TUWP"}}},
@@ -80,12 +79,18 @@ constexpr setting<shadow_features, 5> long_mode[] = {
     {"3",   kind::leaf,  "X... .... .... 0000 0000 0000 0000 000C aa00 0000 0000 0000 000L ...G SDAN TUWP"},
     {"2",   kind::leaf,  "X... .... .... 0000 0000 0000 0000 000C aaaa aaaa aaa0 0000 000L ...G SDAN TUWP"},
     {"1",   kind::leaf,  "X... .... .... 0000 0000 0000 0000 000C aaaa aaaa aaaa aaaa aaaa ...G MDAN TUWP"}}},
-    {"key identifier in bits 51:46", {.encryption_bit = {51, 46}}, four_levels, {
-    {"4",   kind::table, "X... .... .... CCCC CCaa aaaa aaaa aaaa aaaa aaaa aaaa aaaa aaaa .... 0.AN TUWP"},
-    {"23",  kind::table, "X... .... .... CCCC CCaa aaaa aaaa aaaa aaaa aaaa aaaa aaaa aaaa .... S.AN TUWP"},
-    {"3",   kind::leaf,  "X... .... .... CCCC CCaa aaaa aaaa aaaa aa00 0000 0000 0000 000L ...G SDAN TUWP"},
-    {"2",   kind::leaf,  "X... .... .... CCCC CCaa aaaa aaaa aaaa aaaa aaaa aaa0 0000 000L ...G SDAN TUWP"},
-    {"1",   kind::leaf,  "X... .... .... CCCC CCaa aaaa aaaa aaaa aaaa aaaa aaaa aaaa aaaa ...G MDAN TUWP"}}},
+    {"key identifier in bits 51:46", {.key_id_bits = {51, 46}}, four_levels, {
+    {"4",   kind::table, "X... .... .... kkkk kkaa aaaa aaaa aaaa aaaa aaaa aaaa aaaa aaaa .... 0.AN TUWP"},
+    {"23",  kind::table, "X... .... .... kkkk kkaa aaaa aaaa aaaa aaaa aaaa aaaa aaaa aaaa .... S.AN TUWP"},
+    {"3",   kind::leaf,  "X... .... .... kkkk kkaa aaaa aaaa aaaa aa00 0000 0000 0000 000L ...G SDAN TUWP"},
+    {"2",   kind::leaf,  "X... .... .... kkkk kkaa aaaa aaaa aaaa aaaa aaaa aaa0 0000 000L ...G SDAN TUWP"},
+    {"1",   kind::leaf,  "X... .... .... kkkk kkaa aaaa aaaa aaaa aaaa aaaa aaaa aaaa aaaa ...G MDAN TUWP"}}},
+    {"TDX guest, shared bit 47", {.shared_bit = 47}, four_levels, {
+    {"4",   kind::table, "X... .... .... 0000 saaa aaaa aaaa aaaa aaaa aaaa aaaa aaaa aaaa .... 0.AN TUWP"},
+    {"23",  kind::table, "X... .... .... 0000 saaa aaaa aaaa aaaa aaaa aaaa aaaa aaaa aaaa .... S.AN TUWP"},
+    {"3",   kind::leaf,  "X... .... .... 0000 saaa aaaa aaaa aaaa aa00 0000 0000 0000 000L ...G SDAN TUWP"},
+    {"2",   kind::leaf,  "X... .... .... 0000 saaa aaaa aaaa aaaa aaaa aaaa aaa0 0000 000L ...G SDAN TUWP"},
+    {"1",   kind::leaf,  "X... .... .... 0000 saaa aaaa aaaa aaaa aaaa aaaa aaaa aaaa aaaa ...G MDAN TUWP"}}},
     {"L1TF: absent entries have an address", {.memory_bits = 36}, four_levels, {
     {"",    kind::none,  ".... .... .... aaaa aaaa aaaa aaaa aaaa aaaa aaaa aaaa aaaa aaaa .... .... ...-"}}},
     {"40 address bits", {.physical_bits = 40}, four_levels, {
@@ -94,14 +99,14 @@ constexpr setting<shadow_features, 5> long_mode[] = {
     {"3",   kind::leaf,  "X... .... .... 0000 0000 0000 aaaa aaaa aa00 0000 0000 0000 000L ...G SDAN TUWP"},
     {"2",   kind::leaf,  "X... .... .... 0000 0000 0000 aaaa aaaa aaaa aaaa aaa0 0000 000L ...G SDAN TUWP"},
     {"1",   kind::leaf,  "X... .... .... 0000 0000 0000 aaaa aaaa aaaa aaaa aaaa aaaa aaaa ...G MDAN TUWP"}}},
-    {"all features, C-bit 47", {.levels = 5, .protection_keys = true, .hlat = true, .reserved_bit_8 = true,
+    {"all features, C-bit 47", {.levels = 5, .user_keys = true, .hlat = true, .reserved_bit_8 = true,
                                 .encryption_bit = 47}, four_levels, {
     {"45",  kind::table, "X... .... .... 0000 Caaa aaaa aaaa aaaa aaaa aaaa aaaa aaaa aaaa R..0 0.AN TUWP"},
     {"23",  kind::table, "X... .... .... 0000 Caaa aaaa aaaa aaaa aaaa aaaa aaaa aaaa aaaa R... S.AN TUWP"},
     {"3",   kind::leaf,  "XKKK K... .... 0000 Caaa aaaa aaaa aaaa aa00 0000 0000 0000 000L R..G SDAN TUWP"},
     {"2",   kind::leaf,  "XKKK K... .... 0000 Caaa aaaa aaaa aaaa aaaa aaaa aaa0 0000 000L R..G SDAN TUWP"},
     {"1",   kind::leaf,  "XKKK K... .... 0000 Caaa aaaa aaaa aaaa aaaa aaaa aaaa aaaa aaaa R..G MDAN TUWP"}}},
-    {"no features", {.execute_disable = false, .gigabyte_pages = false, .large_pages = false, .pse36 = false,
+    {"no features", {.execute_disable = false, .gigabyte_pages = false, .pse36 = false,
                      .global_pages = false}, four_levels, {
     {"4",   kind::table, "0... .... .... aaaa aaaa aaaa aaaa aaaa aaaa aaaa aaaa aaaa aaaa .... 0.AN TUWP"},
     {"3",   kind::table, "0... .... .... aaaa aaaa aaaa aaaa aaaa aaaa aaaa aaaa aaaa aaaa .... 0.AN TUWP"},
@@ -118,7 +123,7 @@ constexpr setting<shadow_features, 4> three_levels[] = {
     {"2",   kind::leaf,  "0000 0000 0000 aaaa aaaa aaaa aaaa aaaa aaaa aaaa aaa0 0000 000L ...G SDAN TUWP"},
     {"1",   kind::leaf,  "0000 0000 0000 aaaa aaaa aaaa aaaa aaaa aaaa aaaa aaaa aaaa aaaa ...G MDAN TUWP"}}},
     {"PAE, 1-Gbyte pages are for long mode", {.levels = 3, .gigabyte_pages = false}, x86_pae},
-    {"PAE, CR4.PSE is not looked at", {.levels = 3, .large_pages = false, .pse36 = false}, x86_pae},
+    {"PAE, PSE-36 is not looked at", {.levels = 3, .pse36 = false}, x86_pae},
     {"PAE, AMD's bit 8 is in levels 4 and 5", {.levels = 3, .reserved_bit_8 = true}, x86_pae},
     {"PAE, CR4.PGE off", {.levels = 3, .global_pages = false}, x86_pae, {
     {"2",   kind::leaf,  "X000 0000 0000 aaaa aaaa aaaa aaaa aaaa aaaa aaaa aaa0 0000 000L .... SDAN TUWP"},
@@ -171,7 +176,7 @@ constexpr setting<shadow_features, 3> narrow[] = {
 
 static_assert(entry_format<std::remove_const_t<decltype(shadow<shadow_features{}>)>>);
 static_assert(entry_format<runtime_format<shadow_description>>);
-static_assert(well_formed(shadow<shadow_features{.levels = 5, .protection_keys = true, .encryption_bit = 47}>));
+static_assert(well_formed(shadow<shadow_features{.levels = 5, .user_keys = true, .encryption_bit = 47}>));
 static_assert(well_formed(shadow<shadow_features{.levels = 3}>) && well_formed(shadow<shadow_features{.levels = 2}>));
 
 }  // namespace
@@ -233,7 +238,7 @@ TEST_CASE("address and reserved masks for the widths of real CPUs")
 
 TEST_CASE("masks of the named fields")
 {
-    constexpr auto all = shadow<shadow_features{.protection_keys = true, .hlat = true, .encryption_bit = 47}>;
+    constexpr auto all = shadow<shadow_features{.user_keys = true, .hlat = true, .encryption_bit = 47}>;
     CHECK(all->present.mask() == 0x0000'0000'0000'0001);
     CHECK(all->write.mask() == 0x0000'0000'0000'0002);
     CHECK(all->user.mask() == 0x0000'0000'0000'0004);
@@ -250,8 +255,12 @@ TEST_CASE("masks of the named fields")
     CHECK(all->protection_key.mask() == 0x7800'0000'0000'0000);
     CHECK(all->execute_disable.mask() == 0x8000'0000'0000'0000);
 
+    CHECK(shadow<shadow_features{.shared_bit = 47}>->shared.mask() == 0x0000'8000'0000'0000);
+    CHECK(shadow<shadow_features{.key_id_bits = {51, 46}}>->key_id.mask() == 0x000f'c000'0000'0000);
+
     constexpr auto bare = shadow<shadow_features{.execute_disable = false, .global_pages = false}>;
-    for (const field f : {bare->execute_disable, bare->global, bare->restart, bare->protection_key, bare->encryption}) {
+    for (const field f : {bare->execute_disable, bare->global, bare->restart, bare->protection_key, bare->encryption,
+                          bare->shared, bare->key_id}) {
         CHECK_FALSE(f.exists());
     }
     CHECK_FALSE(shadow<shadow_features{.levels = 2}>->execute_disable.exists());
@@ -296,7 +305,7 @@ TEST_CASE("all combinations of features")
                                         .large_pages = (on & 4) != 0,
                                         .pse36 = (on & 8) != 0,
                                         .global_pages = (on & 16) != 0,
-                                        .protection_keys = (on & 32) != 0,
+                                        .user_keys = (on & 32) != 0,
                                         .hlat = (on & 64) != 0,
                                         .reserved_bit_8 = (on & 128) != 0,
                                         .encryption_bit = c < 65 ? optional_bits(c) : optional_bits(),
@@ -344,8 +353,14 @@ TEST_CASE("key identifiers: every run of bits")
                     CAPTURE(high);
                     CAPTURE(physical_bits);
                     const shadow_features f{
-                        .levels = levels, .physical_bits = physical_bits, .encryption_bit = {high, low}};
+                        .levels = levels, .physical_bits = physical_bits, .key_id_bits = {high, low}};
                     CHECK(manual.compare(format_for(f), f) == "");
+                    const shadow_features one{
+                        .levels = levels, .physical_bits = physical_bits, .encryption_bit = {high, low}};
+                    CHECK(manual.compare(format_for(one), one) == "");
+                    const shadow_features shared{
+                        .levels = levels, .physical_bits = physical_bits, .shared_bit = {high, low}};
+                    CHECK(manual.compare(format_for(shared), shared) == "");
                 }
             }
         }

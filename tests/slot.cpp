@@ -180,6 +180,15 @@ TEST_CASE_TEMPLATE("no operation touches memory next to its slot", Access, plain
 #endif
 }
 
+// Orders have no result that one thread sees.
+template <order Order, int Load, int Store, int Update>
+constexpr bool orders_are = detail::barriers_of<Order>::load == Load && detail::barriers_of<Order>::store == Store &&
+                            detail::barriers_of<Order>::update == Update;
+using detail::barrier;
+static_assert(orders_are<order::relaxed, barrier::none, barrier::none, barrier::none>);
+static_assert(orders_are<order::acq_rel, barrier::acquire, barrier::release, barrier::acq_rel>);
+static_assert(orders_are<order::seq_cst, barrier::seq_cst, barrier::seq_cst, barrier::seq_cst>);
+
 TEST_CASE("unsigned long and unsigned long long are both slots")
 {
     unsigned long long a = 0;

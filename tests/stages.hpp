@@ -78,6 +78,8 @@ inline constexpr auto& second = format<stage_2, true>;
 inline constexpr auto& second_without = format<stage_2, false>;
 
 inline constexpr std::uint64_t valid = 0x1;  // the bit by which operations find entries present
+/// Whether an entry is a page: bits 1:0 are 3, and bits 50:48 are clear.
+constexpr bool translates(std::uint64_t entry) { return (entry & 0x0007'0000'0000'0003) == 3; }
 inline constexpr std::uint64_t write = 0x80;
 inline constexpr std::uint64_t modifier = std::uint64_t{1} << 51;
 

@@ -2,6 +2,7 @@
 // A format of one's own: RISC-V's, by all operations of the library, and against accesses that
 // were recorded on an emulator. Expectations are the manual's: RISC-V ISA manual, volume II.
 #include "sv39.hpp"
+#include "leaf_model.hpp"
 
 #include <ptebits/ptebits.hpp>
 
@@ -492,6 +493,31 @@ TEST_CASE("addresses that walks reach, and those that they refuse")
     });
 }
 
+TEST_CASE("one comparison is enough for every entry that translates and has no memory type")
+{
+    constexpr detail::quick_test page = detail::quick_test_of(1, kind::leaf, svadu);
+    constexpr detail::quick_test large_page = detail::quick_test_of(2, kind::leaf, svadu);
+    constexpr detail::quick_test table = detail::quick_test_of(2, kind::table, svadu);
+    for (word low = 0; low < 0x400; ++low) {
+        CAPTURE(low);
+        const word entry = 0x2000'0000 | low;
+        const bool valid = (low & 1) != 0;
+        const word rights = low >> 1 & 7;
+        const bool translates = valid && rights != 0 && (rights & 3) != 2;  // some right, and not W without R
+        CHECK(page.passes(entry) == translates);
+        CHECK(large_page.passes(entry) == translates);
+        CHECK(table.passes(entry) == (valid && rights == 0 && (low & 0xd0) == 0));
+        for (const unsigned index : {54U, 55U, 56U, 57U, 58U, 59U, 60U, 63U}) {
+            const word beside = word{1} << index;
+            CHECK_FALSE(page.passes(entry | beside));
+            CHECK_FALSE(large_page.passes(entry | beside));
+            CHECK_FALSE(table.passes(entry | beside));
+        }
+    }
+    CHECK(svadu->page_test().passes(0x2000'0003));
+    CHECK(format_for(everything)->page_test().passes(0x2000'0003));
+}
+
 TEST_CASE("pages are aged, and found written, by hardware")
 {
     with_both<everything>([](const auto& f) {
@@ -660,17 +686,17 @@ TEST_CASE("entries in words")
     describe_fields(0x2000'0000'2000'03cf, 1, svadu, text);
     CHECK(std::string_view(text) ==
           "4K leaf 0x8000'0000 RWX A D NC sw=8,9\n"
-          "  V     0      1              4K page\n"
-          "  R     1      1              read\n"
-          "  W     2      1              write\n"
-          "  X     3      1              execute\n"
-          "  U     4      0              no user\n"
-          "  G     5      0              attribute\n"
-          "  A     6      1              accessed\n"
-          "  D     7      1              dirty\n"
-          "  RSW   9:8    3              software\n"
-          "  PPN   53:10  0x8'0000       address 0x8000'0000\n"
-          "  PBMT  62:61  1              NC\n");
+          "  V         0      1              4K page\n"
+          "  R         1      1              read\n"
+          "  W         2      1              write\n"
+          "  X         3      1              execute\n"
+          "  U         4      0              no user\n"
+          "  G         5      0              attribute\n"
+          "  A         6      1              accessed\n"
+          "  D         7      1              dirty\n"
+          "  RSW       9:8    3              ignored by the MMU\n"
+          "  PPN       53:10  0x8'0000       address 0x8000'0000\n"
+          "  PBMT      62:61  1              NC\n");
 }
 
 TEST_CASE("accesses recorded on Spike end as they did there, and leave the same entries")
@@ -703,4 +729,21 @@ TEST_CASE("accesses recorded on Spike end as they did there, and leave the same 
         CHECK(lines[name(broken)] >= 10);
     }
     CHECK(by_constants >= 500);
+}
+
+TEST_CASE("what does not translate in Sv39 is no page: rights that are reserved, a table without one")
+{
+    CHECK(leaf_model::wrong_translations_both_ways(host) == 0);
+    CHECK(leaf_model::wrong_translations_both_ways(svadu) == 0);
+    for (const word entry : {word{0xc5}, word{0xc1}, word{0x0040'0000'0000'00c7}}) {
+        CAPTURE(entry);
+        word slot = entry;
+        CHECK_FALSE(age(slot, host));
+        CHECK_FALSE(clear_dirty(slot, host));
+        CHECK_FALSE(write_protect(slot, host));
+        CHECK(slot == entry);
+    }
+    word slot = 0xc7;
+    CHECK(age(slot, host));
+    CHECK(slot == 0x87);
 }

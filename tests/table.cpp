@@ -19,51 +19,25 @@
 
 #include <ptebits/ptebits.hpp>
 
+#include "leaf_model.hpp"
 #include "stages.hpp"
 
 using namespace ptebits;
+using namespace leaf_model;
 
 namespace {
-
-constexpr auto ept_ad = ept<ept_features{}>;
-constexpr auto ept_no_ad = ept<ept_features{.accessed_dirty = false}>;
-constexpr auto ept_soft_8 = ept<ept_features{.accessed_dirty = false, .software_accessed = 8}>;
-constexpr auto ept_soft_63 = ept<ept_features{.accessed_dirty = false, .software_accessed = 63}>;
-constexpr auto ept_mbe = ept<ept_features{.mode_based_execute = true}>;
-constexpr auto ept_five = ept<ept_features{.levels = 5}>;
-constexpr auto npt_long = npt<npt_features{}>;
-constexpr auto shadow_long = shadow<shadow_features{}>;
-constexpr auto shadow_five = shadow<shadow_features{.levels = 5}>;
-constexpr auto shadow_pae = shadow<shadow_features{.levels = 3}>;
-constexpr auto shadow_two = shadow<shadow_features{.levels = 2}>;
-
-// What the manuals say of each leaf, by hand. dirty 0: writes are found by `write`.
-struct flags {
-    std::uint64_t present;
-    std::uint64_t accessed;
-    std::uint64_t dirty;
-    std::uint64_t write = 0x2;
-};
-template <const auto& Format>
-using type_of = std::remove_cvref_t<decltype(Format)>;
-
-template <class Format>
-constexpr flags flags_of{0x1, 0x20, 0x40};
-template <>
-constexpr flags flags_of<type_of<ept_ad>>{0x7, 0x100, 0x200};
-template <>
-constexpr flags flags_of<type_of<ept_five>>{0x7, 0x100, 0x200};
-template <>
-constexpr flags flags_of<type_of<ept_mbe>>{0x407, 0x100, 0x200};
-template <>
-constexpr flags flags_of<type_of<ept_soft_8>>{0x7, 0x100, 0};
-template <>
-constexpr flags flags_of<type_of<ept_soft_63>>{0x7, 0x8000'0000'0000'0000, 0};
 
 template <class Format>
 using word_of = std::conditional_t < Format
 {
 } -> shape().entry_bits == 32, std::uint32_t, std::uint64_t > ;
+
+// Masks have no rules: an entry is a page if it has any of these bits.
+template <std::uint64_t Present>
+constexpr bool any_of(std::uint64_t entry)
+{
+    return (entry & Present) != 0;
+}
 
 std::mt19937_64 randomness{20'090'617};  // a fixed seed: the same tables on every run
 
@@ -101,16 +75,11 @@ void fill(Word (&table)[Slots], unsigned density, std::uint64_t interesting)
     }
 }
 
-// What a slot holds if a flag is cleared where it is set in a present entry.
-constexpr bool is_done(std::uint64_t entry, std::uint64_t present, std::uint64_t flag)
-{
-    return (entry & present) != 0 && (entry & flag) != 0;
-}
-
-// One operation on tables of every density, whole and masked, against the model.
+// One operation that clears a flag where it is set in an entry that translates, on tables of every
+// density, whole and masked, against the model. `present`: bits that make an entry translate, mostly.
 // `run(table, access)` or `run(table, look_at, access)` is the operation.
-template <class Word, std::size_t Slots, class Access, class Run>
-void check(std::uint64_t present, std::uint64_t flag, bool clears, Access access, Run run)
+template <class Word, std::size_t Slots, class Translates, class Access, class Run>
+void check(std::uint64_t present, Translates translates, std::uint64_t flag, bool clears, Access access, Run run)
 {
     alignas(4096) static Word table[Slots];
     alignas(4096) static Word before[Slots];
@@ -128,7 +97,7 @@ void check(std::uint64_t present, std::uint64_t flag, bool clears, Access access
             const auto done = masked ? run(table, look_at, access) : run(table, access);
             std::size_t expected_count = 0;
             for (std::size_t i = 0; i < Slots; ++i) {
-                const bool is = (!masked || look_at.test(i)) && is_done(before[i], present, flag);
+                const bool is = (!masked || look_at.test(i)) && translates(before[i]) && (before[i] & flag) != 0;
                 const Word after = is && clears ? static_cast<Word>(before[i] & ~flag) : before[i];
                 expected_count += is;
                 wrong += done.test(i) != is || table[i] != after;
@@ -142,14 +111,14 @@ void check(std::uint64_t present, std::uint64_t flag, bool clears, Access access
 template <std::size_t Slots, class Word, class By, class Access>
 void check_all(const By& by, const flags& is, Access access)
 {
-    check<Word, Slots>(is.present, is.accessed, true, access,
+    check<Word, Slots>(is.present, is.translates, is.accessed, true, access,
                        [&](auto& table, auto... how) { return age_table(table, by, how...); });
-    check<Word, Slots>(is.present, is.accessed, false, access,
+    check<Word, Slots>(is.present, is.translates, is.accessed, false, access,
                        [&](auto& table, auto... how) { return young_in(std::as_const(table), by, how...); });
     if constexpr (entry_format<By>) {
-        check<Word, Slots>(is.present, is.dirty != 0 ? is.dirty : is.write, true, access,
+        check<Word, Slots>(is.present, is.translates, is.dirty != 0 ? is.dirty : is.write, true, access,
                            [&](auto& table, auto... how) { return harvest_dirty(table, by, how...); });
-        check<Word, Slots>(is.present, is.write, true, access,
+        check<Word, Slots>(is.present, is.translates, is.write, true, access,
                            [&](auto& table, auto... how) { return write_protect_table(table, by, how...); });
     }
 }
@@ -157,8 +126,9 @@ void check_all(const By& by, const flags& is, Access access)
 }  // namespace
 
 TEST_CASE_TEMPLATE("tables of every format do what their model does", Format, type_of<ept_ad>, type_of<ept_soft_8>,
-                   type_of<ept_soft_63>, type_of<ept_mbe>, type_of<ept_five>, type_of<npt_long>, type_of<shadow_long>,
-                   type_of<shadow_five>, type_of<shadow_pae>, type_of<shadow_two>)
+                   type_of<ept_46>, type_of<ept_soft_63>, type_of<ept_mbe>, type_of<ept_five>, type_of<npt_long>,
+                   type_of<shadow_long>, type_of<shadow_46>, type_of<shadow_five>, type_of<shadow_pae>,
+                   type_of<shadow_two>)
 {
     using word = word_of<Format>;
     constexpr std::size_t slots = sizeof(word) == 4 ? 1024 : 512;
@@ -189,25 +159,25 @@ TEST_CASE("tables by masks known at run time, the accessed and the dirty bit at 
     for (unsigned shift = 3; shift < 64; ++shift) {
         const std::uint64_t flag = std::uint64_t{1} << shift;
         const masks by_accessed = masks::from({.present = 0x7, .accessed = flag});
-        check<std::uint64_t, 512>(0x7, flag, true, atomic_access<>{},
+        check<std::uint64_t, 512>(0x7, any_of<0x7>, flag, true, atomic_access<>{},
                                   [&](auto& table, auto... how) { return age_table(table, by_accessed, how...); });
-        check<std::uint64_t, 512>(0x7, flag, false, atomic_access<>{}, [&](auto& table, auto... how) {
+        check<std::uint64_t, 512>(0x7, any_of<0x7>, flag, false, atomic_access<>{}, [&](auto& table, auto... how) {
             return young_in(std::as_const(table), by_accessed, how...);
         });
         const masks by_dirty = masks::from({.present = 0x7, .dirty = flag});
-        check<std::uint64_t, 512>(0x7, flag, true, atomic_access<>{},
+        check<std::uint64_t, 512>(0x7, any_of<0x7>, flag, true, atomic_access<>{},
                                   [&](auto& table, auto... how) { return harvest_dirty(table, by_dirty, how...); });
     }
 }
 
 TEST_CASE("a present mask of bits in both halves of an entry, and 4-byte slots by masks")
 {
-    const std::uint64_t present_mask = 0x4000'0000'0000'0800;
+    constexpr std::uint64_t present_mask = 0x4000'0000'0000'0800;
     const masks m = masks::from({.present = present_mask, .accessed = 0x20});
-    check<std::uint64_t, 512>(present_mask, 0x20, true, atomic_access<>{},
+    check<std::uint64_t, 512>(present_mask, any_of<present_mask>, 0x20, true, atomic_access<>{},
                               [&](auto& table, auto... how) { return age_table(table, m, how...); });
     const masks narrow = masks::from({.present = 0x1, .accessed = 0x20});
-    check<std::uint32_t, 1024>(0x1, 0x20, true, atomic_access<>{},
+    check<std::uint32_t, 1024>(0x1, any_of<0x1>, 0x20, true, atomic_access<>{},
                                [&](auto& table, auto... how) { return age_table(table, narrow, how...); });
 }
 
@@ -254,6 +224,30 @@ TEST_CASE("a frozen entry whose marker looks accessed is neither reported nor ch
     for (std::size_t i = 0; i < 512; ++i) CHECK(table[i] == (expected.test(i) ? 0x1007 : 0x8000'0000'0000'05a0));
 }
 
+TEST_CASE("entries that break a rule between pages: neither reported nor changed, wherever they stand")
+{
+    constexpr std::uint64_t device = 0xfee0'0306;          // W without R
+    constexpr std::uint64_t past = 0x0008'0000'fee0'0337;  // an address past the width
+    alignas(4096) static std::uint64_t table[512];
+    const auto check = [](const auto& format) {
+        for (std::size_t step = 1; step < 8; ++step) {
+            for (const std::uint64_t broken : {device, past}) {
+                // First in its block, first or second of a pair, and all of a block.
+                for (std::size_t i = 0; i < 512; ++i) table[i] = i % step == 0 || i / 64 == 3 ? broken : 0x1337;
+                const std::size_t pages = count_where(table, [](std::uint64_t e) { return e == 0x1337; });
+                CHECK(young_in(table, format).count() == pages);
+                CHECK(age_table(table, format).count() == pages);
+                CHECK(harvest_dirty(table, format).count() == pages);
+                CHECK(write_protect_table(table, format).count() == pages);
+                CHECK(count_where(table, [=](std::uint64_t e) { return e == broken; }) == 512 - pages);
+                CHECK(count_where(table, [](std::uint64_t e) { return e == 0x1035; }) == pages);
+            }
+        }
+    };
+    check(ept_46);
+    check(format_for(ept_46->features()));
+}
+
 TEST_CASE("tables by access tracking")
 {
     constexpr auto tracking = track_accesses<54>(ept_no_ad);
@@ -267,7 +261,8 @@ TEST_CASE("tables by access tracking")
     CHECK(rest.count() == 85);
     CHECK_FALSE(rest.test(255));
     CHECK(rest.test(258));
-    for (unsigned i = 0; i < 512; ++i) CHECK(table[i] == (i % 3 == 2 ? 0 : 0x0140'0000'0000'1030));
+    for (unsigned i = 0; i < 512; ++i)
+        CHECK(table[i] == (i % 3 == 2 ? 0 : i % 3 == 1 ? 0x0140'0000'0000'1030 : 0x01c0'0000'0000'1030));
     CHECK_FALSE(young_in(table, tracking).any());
 }
 
@@ -510,7 +505,7 @@ void check_by_slot(Access access, One one, Run run)
     alignas(4096) static std::uint64_t before[Slots];
     int wrong = 0;
     for (unsigned round = 0; round < 30; ++round) {
-        fill(before, round % 6, stages::valid | stages::write | stages::modifier);
+        fill(before, round % 6, 3 | stages::write | stages::modifier);
         slot_bitmap<Slots> look_at;
         for (std::size_t n = 0; n < look_at.word_count; ++n) {
             look_at.set_word(n, randomness() & slot_bitmap<Slots>::all().word(n));
@@ -534,7 +529,7 @@ void check_stage(const Format& format, bool write_bit_denies)
 {
     const bool managed = format->features().dirty_state;
     const auto take_write = [=](std::uint64_t& slot, bool modifier_too) {
-        if ((slot & stages::valid) == 0) return false;
+        if (!stages::translates(slot)) return false;
         const std::uint64_t entry = slot;
         slot = write_bit_denies ? slot | stages::write : slot & ~stages::write;
         if (modifier_too && managed) slot &= ~stages::modifier;
@@ -547,7 +542,7 @@ void check_stage(const Format& format, bool write_bit_denies)
         check_by_slot<Slots>(
             access, [&](std::uint64_t& slot) { return take_write(slot, false); },
             [&](auto& table, auto... how) { return harvest_dirty(table, format, how...); });
-        check<std::uint64_t, Slots>(stages::valid, 0x400, true, access,
+        check<std::uint64_t, Slots>(stages::valid, stages::translates, 0x400, true, access,
                                     [&](auto& table, auto... how) { return age_table(table, format, how...); });
     };
     check_access(std::integral_constant<std::size_t, 512>{}, atomic_access<>{});
@@ -575,11 +570,11 @@ TEST_CASE("tables by access tracking of entries that suppress #VE and point past
     alignas(4096) static std::uint64_t table[512];
     for (unsigned i = 0; i < 512; ++i) table[i] = i % 3 == 0 ? 0x1037 : format->empty();
     CHECK(age_table(table, tracking).count() == 171);
-    for (unsigned i = 0; i < 512; ++i) CHECK(table[i] == (i % 3 == 0 ? 0x8140'2000'0000'1030 : format->empty()));
+    for (unsigned i = 0; i < 512; ++i) CHECK(table[i] == (i % 3 == 0 ? 0x81c0'2000'0000'1030 : format->empty()));
     CHECK_FALSE(age_table(table, tracking).any());
     for (unsigned i = 0; i < 512; i += 3) CHECK(restore(table[i], tracking));
     CHECK(young_in(table, tracking).count() == 171);
-    CHECK(table[510] == 0x1035);
+    CHECK(table[510] == 0x80'0000'0000'1035);
 }
 
 // ---- ranges
@@ -868,6 +863,41 @@ TEST_CASE("skipping subtrees that were not accessed")
     CHECK(counts == range_counts{.pages = 1, .tables = 5, .missing = 1});
 }
 
+TEST_CASE("a range leaves entries alone that break a rule of their level, at every level")
+{
+    const auto check = [](const auto& format) {
+        machine<std::uint64_t> memory(512);
+        const std::uint64_t level_3 = memory.add(), level_2 = memory.add(), level_1 = memory.add();
+        memory.at(0x1000, 0) = level_3 | 0x107;
+        memory.at(0x1000, 1) = level_3 | 0x10f;  // a memory type in an entry for a table
+        memory.at(level_3, 0) = level_2 | 0x107;
+        memory.at(level_3, 1) = 0x4000'0000 | 0x3b6;  // W without R
+        memory.at(level_2, 0) = level_1 | 0x107;
+        memory.at(level_2, 1) = 0x60'03b7;
+        memory.at(level_2, 2) = 0x60'1000 | 0x3b7;  // not aligned; in level 1 it would be a page
+        memory.at(level_1, 8) = 0xfee0'0306;
+        memory.at(level_1, 9) = 0x3'0337;
+        const std::uint64_t before[] = {memory.at(0x1000, 1), memory.at(level_3, 1), memory.at(level_2, 2),
+                                        memory.at(level_1, 8)};
+        std::vector<page> got;
+        const auto report = [&](std::uint64_t address, std::uint64_t size) { got.push_back({address, size}); };
+        const std::vector<page> pages{{0x9000, 0x1000}, {0x20'0000, 0x20'0000}};
+        CHECK(age_range(format, 0x1000, {}, memory, report) == range_counts{.pages = 2, .tables = 4, .illegal = 3});
+        CHECK(got == pages);
+        got.clear();
+        CHECK(harvest_range(format, 0x1000, {}, memory, report) == range_counts{.pages = 2, .tables = 4, .illegal = 3});
+        CHECK(got == pages);
+        CHECK(memory.at(0x1000, 1) == before[0]);
+        CHECK(memory.at(level_3, 1) == before[1]);
+        CHECK(memory.at(level_2, 2) == before[2]);
+        CHECK(memory.at(level_1, 8) == before[3]);
+        CHECK(memory.at(level_2, 1) == 0x60'00b7);
+        CHECK(memory.at(level_1, 9) == 0x3'0037);
+    };
+    check(ept_46);
+    check(format_for(ept_46->features()));
+}
+
 TEST_CASE("a range by access tracking, large pages too")
 {
     constexpr auto tracking = track_accesses<54>(ept_no_ad);
@@ -882,9 +912,17 @@ TEST_CASE("a range by access tracking, large pages too")
     const auto report = [&](std::uint64_t address, std::uint64_t size) { got.push_back({address, size}); };
     CHECK(age_range(tracking, 0x1000, {}, memory, report).pages == 2);
     CHECK(got == std::vector<page>{{0x9000, 0x1000}, {0x20'0000, 0x20'0000}});
-    CHECK(memory.at(level_2, 1) == 0x0140'0000'0060'00b0);
-    CHECK(memory.at(level_1, 9) == 0x0140'0000'0003'0030);
+    CHECK(memory.at(level_2, 1) == 0x01c0'0000'0060'00b0);
+    CHECK(memory.at(level_1, 9) == 0x01c0'0000'0003'0030);
     CHECK(age_range(tracking, 0x1000, {}, memory, report).pages == 0);
+    // What was writable may have been written: tracked, restored, and then no more.
+    CHECK(restore(memory.at(level_1, 9), tracking));
+    got.clear();
+    CHECK(harvest_range(tracking, 0x1000, {}, memory, report).pages == 2);
+    CHECK(got == std::vector<page>{{0x9000, 0x1000}, {0x20'0000, 0x20'0000}});
+    CHECK(memory.at(level_2, 1) == 0x0140'0000'0060'00b0);
+    CHECK(memory.at(level_1, 9) == 0x3'0035);
+    CHECK(harvest_range(tracking, 0x1000, {}, memory, report).pages == 0);
 }
 
 // ---- with a hardware thread

@@ -32,16 +32,16 @@ endfunction()
 # Field by field, or in one line; no colours, since this is no terminal.
 set(ept_entry
 [[4K leaf 0x12'3456'7000 RW- WB A D sw=57,58
-  R     0      1              read
-  W     1      1              write
-  X     2      0              no execute
-  MT    5:3    6              WB
-  IPAT  6      0              guest's PAT counts
-  A     8      1              accessed
-  D     9      1              dirty
-  -     38:12  0x123'4567     address 0x12'3456'7000
-  -     57     1              software; VGP if guest-paging verification
-  -     58     1              software; PW if EPT paging-write
+  R         0      1              read
+  W         1      1              write
+  X         2      0              no execute
+  MT        5:3    6              WB
+  IPAT      6      0              guest's PAT counts
+  A         8      1              accessed
+  D         9      1              dirty
+  address   38:12  0x123'4567     0x12'3456'7000
+  software  57     1              ignored by the MMU; VGP if guest-paging verification
+  software  58     1              ignored by the MMU; PW if EPT paging-write
 ]])
 expect(0 "${ept_entry}" "" ept,physical_bits=39 1 0x0600001234567333)
 expect(0 "${ept_entry}\n${ept_entry}" "" --long ept,physical_bits=39 1 600001234567333 "0X600'0012'3456'7333")
@@ -94,17 +94,21 @@ expect(0 "0x0000000000001002  4K leaf 0x1000 -W- UC; write without read: 1\n0x00
     ept 1 -)
 expect(0
 [[L2->L1 table 0x1000 -W-
-  R     0      0              no read
-  W     1      1              write
-  X     2      0              no execute
-  PS    7      0              table
-  A     8      0              not accessed
-  -     51:12  1              address 0x1000
+  R         0      0              no read
+  W         1      1              write
+  X         2      0              no execute
+  PS        7      0              table
+  A         8      0              not accessed
+  address   51:12  1              0x1000
 broken: write without read: 1
 
 not present 0x1000
-  -     63:3   0x200          software
+  software  63:3   0x200          ignored by the MMU
 ]] "" --long ept 2 -)
+# A whole table from a debugger: runs of empty entries are short.
+file(WRITE ${input} "0x1000: 0x0 0x0\n0x1010: 0x0 0x1067\n0x1020: 0x0 0x1067\n0x1030: 0x0 0x0\n")
+set(empty "0x0000000000000000  empty\n")
+expect(0 "${empty}  and 2 more, empty\n${short_leaf}${empty}${short_leaf}${empty}  and 1 more, empty\n" "" x86 1 -)
 file(WRITE ${input} "")
 expect(0 "" "" ept 1 -)
 set(from "")
@@ -114,9 +118,9 @@ expect(0
 [[old: 4K leaf 0x12'3456'7000 RW- WB A
 new: 4K leaf 0x12'3456'7000 R-- UC
 changed:
-  W     1      1 -> 0  no write
-  MT    5:3    6 -> 0  UC
-  A     8      1 -> 0  not accessed
+  W         1      1 -> 0  no write
+  MT        5:3    6 -> 0  UC
+  A         8      1 -> 0  not accessed
 TLB flush: needed
 atomic update: needed
 ]] "" --diff ept 1 1234567133 1234567001)
@@ -124,7 +128,7 @@ expect(0
 [[old: 4K leaf 0x1000 RW- WB A D
 new: 4K leaf 0x1000 RW- WB D
 changed:
-  A     8      1 -> 0  not accessed
+  A         8      1 -> 0  not accessed
 TLB flush: not needed
 atomic update: not needed
 ]] "" --diff ept 1 1333 1233)
@@ -139,7 +143,7 @@ expect(0
 [[old: 4K leaf 0x12'3000 RWX user A D
 new: 4K leaf 0xab'cdef'0000 RWX user A D
 changed:
-  -     51:12  0x123 -> 0xabc'def0  address 0xab'cdef'0000
+  address   51:12  0x123 -> 0xabc'def0  0xab'cdef'0000
 TLB flush: needed
 atomic update: not needed
 ]] "" --diff x86 1 123067 abcdef0067)
@@ -147,13 +151,13 @@ expect(0
 [[old: 2M leaf 0x20'0000 RWX user A D
 new: L2->L1 table 0x20'1000 RWX user A
 changed, as fields of a leaf:
-  D     6      1 -> 0  not dirty
-  PS    7      1 -> 0  table
-  PAT   12     0 -> 1  PAT index +4
+  D         6      1 -> 0  not dirty
+  PS        7      1 -> 0  table
+  PAT       12     0 -> 1  PAT index +4
 changed, as fields of a table's entry:
-  -     6      1 -> 0          software
-  PS    7      1 -> 0          table
-  -     51:12  0x200 -> 0x201  address 0x20'1000
+  software  6      1 -> 0          ignored by the MMU
+  PS        7      1 -> 0          table
+  address   51:12  0x200 -> 0x201  0x20'1000
 TLB flush: needed
 atomic update: not needed
 ]] "" --diff x86 2 2000e7 201027)
@@ -161,11 +165,11 @@ expect(0
 [[old: L4->L3 table 0x1000 RWX A
 new: empty
 changed:
-  R     0      1 -> 0  no read
-  W     1      1 -> 0  no write
-  X     2      1 -> 0  no execute
-  A     8      1 -> 0  not accessed
-  -     51:12  1 -> 0  address 0x0
+  R         0      1 -> 0  no read
+  W         1      1 -> 0  no write
+  X         2      1 -> 0  no execute
+  A         8      1 -> 0  not accessed
+  address   51:12  1 -> 0  0x0
 TLB flush: needed
 atomic update: asked of leaves only
 ]] "" --diff ept 4 1107 0)
@@ -174,12 +178,12 @@ expect(0
 [[old: empty
 new: 2M leaf 0x20'0000 RWX user A
 changed:
-  P     0      0 -> 1  present
-  R/W   1      0 -> 1  write
-  U/S   2      0 -> 1  user and supervisor
-  A     5      0 -> 1  accessed
-  PS    7      0 -> 1  2M page
-  -     51:21  0 -> 1  address 0x20'0000
+  P         0      0 -> 1  present
+  R/W       1      0 -> 1  write
+  U/S       2      0 -> 1  user and supervisor
+  A         5      0 -> 1  accessed
+  PS        7      0 -> 1  2M page
+  address   51:21  0 -> 1  0x20'0000
 TLB flush: not needed
 atomic update: not needed
 ]] "" --diff x86 2 0 2000a7)
@@ -187,14 +191,14 @@ expect(0
 [[old: 4K leaf 0x1000 RWX user A D
 new: not present 0x5a0
 changed:
-  P     0      1 -> 0  absent
-  R/W   1      1 -> 0  no write
-  U/S   2      1 -> 0  supervisor only
-  D     6      1 -> 0  not dirty
-  PAT   7      0 -> 1  PAT index +4
-  G     8      0 -> 1  global
-  -     10:9   0 -> 2  software
-  -     51:12  1 -> 0  address 0x0
+  P         0      1 -> 0  absent
+  R/W       1      1 -> 0  no write
+  U/S       2      1 -> 0  supervisor only
+  D         6      1 -> 0  not dirty
+  PAT       7      0 -> 1  PAT index +4
+  G         8      0 -> 1  global
+  software  10:9   0 -> 2  ignored by the MMU
+  address   51:12  1 -> 0  0x0
 TLB flush: needed
 atomic update: not needed
 ]] "" --diff x86 1 1067 5a0)
@@ -202,7 +206,7 @@ expect(0
 [[old: not present 0x5a0
 new: not present 0x3a0
 changed:
-  -     63:1   0x2d0 -> 0x1d0  software
+  software  63:1   0x2d0 -> 0x1d0  ignored by the MMU
 TLB flush: not needed
 atomic update: not needed
 ]] "" --diff x86 1 5a0 3a0)
@@ -210,7 +214,7 @@ atomic update: not needed
 # What an absent entry must hold: bit 63 with #VE, no address in memory on a CPU with L1TF.
 expect(0
 [[not present 0xab'c000
-  -     51:12  0xabc          address 0xab'c000
+  address   51:12  0xabc          0xab'c000
 broken: points into memory
 ]] "" --long ept,memory_bits=39 1 abc000)
 expect(0 "0x8000000000000000  empty\n" "" --short ept,suppress_ve=1 1 8000000000000000)
@@ -227,9 +231,14 @@ foreach(format shadow npt ept)
         set(value ${CMAKE_MATCH_3})
         if(CMAKE_MATCH_1 STREQUAL "bool")
             set(value 0)
+            if(CMAKE_MATCH_2 STREQUAL "large_pages" AND NOT format STREQUAL "ept")
+                # Only 32-bit entries can be without.
+                expect(0 "0x00000000  empty\n" "" --short ${format},levels=2,large_pages=0 1 0)
+                continue()
+            endif()
         elseif(CMAKE_MATCH_1 STREQUAL "optional_bits")
             set(value 51)
-            if(format STREQUAL "ept")
+            if(CMAKE_MATCH_2 STREQUAL "software_accessed")
                 set(value "52,accessed_dirty=0")
             endif()
         endif()

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: BSL-1.0
 # What inspect prints, and how it ends:
-#     cmake [-DEMULATOR=COMMAND] -DINSPECT=EXECUTABLE -DDATA=tests/data -P tests/test_inspect.cmake
+#     cmake [-DEMULATOR=COMMAND] -DINSPECT=EXECUTABLE -DDATA=tests/data -DDOCS=docs -DDUMPS=FOLDER
+#         -DWORK=FOLDER -P tests/test_inspect.cmake
 #
 # The numbers in data/*.inspect come from a count of the images that uses nothing of this
 # project, not from inspect.
@@ -8,6 +9,7 @@ cmake_minimum_required(VERSION 3.20)
 
 get_filename_component(inspect "${INSPECT}" ABSOLUTE)
 get_filename_component(data "${DATA}" ABSOLUTE)
+file(MAKE_DIRECTORY ${WORK})
 
 function(expect status out err)
     execute_process(
@@ -26,6 +28,16 @@ function(expect status out err)
     endforeach()
 endfunction()
 
+# The last line of an expected text is the answer to --age.
+function(read_expected file)
+    file(READ ${file} text)
+    string(FIND "${text}" "ageing:" at)
+    string(SUBSTRING "${text}" 0 ${at} summary)
+    string(SUBSTRING "${text}" ${at} -1 ageing)
+    set(summary "${summary}" PARENT_SCOPE)
+    set(ageing "${ageing}" PARENT_SCOPE)
+endfunction()
+
 # Every image that has an expected text, and all of them in one run.
 set(images
     ept-hsw-ad-aged
@@ -40,10 +52,11 @@ set(images
 set(files "")
 set(all "")
 foreach(image IN LISTS images)
-    file(READ ${data}/${image}.inspect text)
-    expect(0 "${text}" "" ${image}.ptimg)
+    read_expected(${data}/${image}.inspect)
+    expect(0 "${summary}" "" ${image}.ptimg)
+    expect(0 "${ageing}" "" ${image}.ptimg --age)
     list(APPEND files ${image}.ptimg)
-    string(APPEND all "${separator}${text}")
+    string(APPEND all "${separator}${summary}")
     set(separator "\n")
 endforeach()
 expect(0 "${all}" "" ${files})
@@ -93,102 +106,78 @@ expect(2 "" "absent.ptimg: no such file\n" absent.ptimg)
 expect(2 "" "bad: is a directory\n" bad)
 
 # A bad file does not keep the others from being read.
-file(READ ${data}/shadow-pae-fresh.inspect text)
-expect(2 "${text}" "bad/loop.ptimg:5: table 1000 is reached at level 4 and at level 1\n"
+read_expected(${data}/shadow-pae-fresh.inspect)
+expect(2 "${summary}" "bad/loop.ptimg:5: table 1000 is reached at level 4 and at level 1\n"
     bad/loop.ptimg shadow-pae-fresh.ptimg)
 
-# Single entries, by the manuals' tables.
-expect(0
-[[
-entry:           80000000010001e1
-kind:            leaf of level 2, 2M
-present:         yes
-address:         1000000
-permissions:     read
-accessed:        yes
-dirty:           yes
-software bits:   -
-rule:            none broken
-  name   bits  value  role
-     P      0      1  fixed
-     A      5      1  accessed
-     D      6      1  dirty
-    PS      7      1  fixed
-     G      8      1  attribute
-     -  51:21      8  address
-    XD     63      1  denies execute
-]]
-    "" --entry x86 2 80000000010001e1)
-expect(0
-[[
-entry:           3c01167
-kind:            refers to a table of level 4
-present:         yes
-address:         3c01000
-permissions:     read, write, execute, user, user execute
-accessed:        yes
-dirty:           has no such bit
-software bits:   6
-rule:            reserved bits set: 8
-  name   bits  value  role
-     P      0      1  fixed
-   R/W      1      1  write
-   U/S      2      1  user
-     A      5      1  accessed
-     -      6      1  software
-     -      8      1  reserved
-     -  51:12   3c01  address
-]]
-    "" --entry npt 5 0x3c01167)
-expect(0
-[[
-entry:           750000007a07870
-kind:            absent
-present:         no, so the MMU looks at no other bit
-address:         0
-permissions:     none
-accessed:        has no such bit
-dirty:           has no such bit
-software bits:   4 5 6 11 12 13 14 21 23 24 25 26 52 54 56 57 58
-rule:            none broken
-  name  bits           value  role
-     -  63:3  ea000000f40f0e  software
-]]
-    "" --entry ept 1 0750000007a07870)
-expect(0
-[[
-entry:           f80d00000f6
-kind:            leaf of level 1, 4K
-present:         yes
-address:         f80d0000000
-permissions:     write, execute, user, user execute
-accessed:        no
-dirty:           no
-software bits:   7
-rule:            write without read: 1
-  name   bits     value  role
-     W      1         1  write
-     X      2         1  execute
-    MT    5:3         6  memory type
-  IPAT      6         1  memory type
-     -      7         1  software
-     -  51:12  f80d0000  address
-]]
-    "" --entry ept 1 00000f80d00000f6)
-expect(0
-[[
-entry:           0
-kind:            absent
-present:         no, so the MMU looks at no other bit
-address:         0
-permissions:     none
-accessed:        has no such bit
-dirty:           has no such bit
-software bits:   -
-rule:            none broken
-  name  bits  value  role
-]]
-    "" --entry shadow 4 0)
+# Dumps of real guests, as tests/dumps.sh made them: what QEMU's monitor said of the same moment.
+# What is saved of one has the same pages.
+function(expect_same_as file)
+    execute_process(
+        COMMAND ${EMULATOR} ${inspect} ${ARGN}
+        OUTPUT_FILE ${WORK}/out
+        COMMAND_ERROR_IS_FATAL ANY
+    )
+    execute_process(
+        COMMAND ${CMAKE_COMMAND} -E compare_files ${WORK}/out ${file}
+        COMMAND_ERROR_IS_FATAL ANY
+    )
+endfunction()
+foreach(guest x86-4-levels x86-5-levels x86-pae x86-2-levels)
+    expect_same_as(${DUMPS}/${guest}.tlb ${DUMPS}/${guest}.elf --pages)
+    # Of five levels the monitor's `info mem` prints nothing.
+    if(NOT guest STREQUAL "x86-5-levels")
+        expect_same_as(${DUMPS}/${guest}.mem ${DUMPS}/${guest}.elf --rights)
+    endif()
+    expect(0 "" "" ${DUMPS}/${guest}.elf --save ${WORK}/${guest}.ptimg)
+    expect_same_as(${DUMPS}/${guest}.tlb ${WORK}/${guest}.ptimg --pages)
+endforeach()
+
+# A KVM host's nested tables, and the page map of the process behind the guest: addresses alone.
+file(READ ${DUMPS}/x86-kvm.root root)
+string(STRIP "${root}" root)
+file(READ ${DUMPS}/x86-kvm.pages expected)
+execute_process(
+    COMMAND ${EMULATOR} ${inspect} ${DUMPS}/x86-kvm.elf --root ${root} --format npt --pages
+    OUTPUT_VARIABLE pages
+    COMMAND_ERROR_IS_FATAL ANY
+)
+string(REGEX REPLACE " [-A-Z]+\n" "\n" pages "${pages}")
+if(NOT pages STREQUAL expected)
+    message(FATAL_ERROR "the nested tables are not the page map:\n${pages}")
+endif()
+
+# What the documents show of them: the command that a block begins with prints the rest of it.
+file(READ ${DOCS}/inspect.md rest)
+set(blocks 0)
+set(begins "```text\n$ build/examples/inspect build/dumps/")
+string(LENGTH "${begins}" length)
+while(TRUE)
+    string(FIND "${rest}" "${begins}" at)
+    if(at LESS 0)
+        break()
+    endif()
+    math(EXPR at "${at} + ${length}")
+    string(SUBSTRING "${rest}" ${at} -1 rest)
+    string(FIND "${rest}" "\n" line_end)
+    string(SUBSTRING "${rest}" 0 ${line_end} command)
+    string(FIND "${rest}" "```" block_end)
+    math(EXPR line_end "${line_end} + 1")
+    math(EXPR length_of_text "${block_end} - ${line_end}")
+    string(SUBSTRING "${rest}" ${line_end} ${length_of_text} text)
+    string(REPLACE "build/dumps" "${DUMPS}" text "${text}")
+    string(REPLACE " " ";" command "${command}")
+    expect(0 "${text}" "" ${DUMPS}/${command})
+    math(EXPR blocks "${blocks} + 1")
+endwhile()
+if(blocks LESS 5)
+    message(FATAL_ERROR "${blocks} blocks found in inspect.md: the search is broken")
+endif()
+expect(0 "" "" ${DUMPS}/x86-4-levels.elf --picture ${WORK}/inspect.svg)
+execute_process(
+    COMMAND ${CMAKE_COMMAND} -E compare_files ${WORK}/inspect.svg ${DOCS}/inspect.svg
+    COMMAND_ERROR_IS_FATAL ANY
+)
 
 # The command line.
 function(expect_wrong reason)
@@ -199,17 +188,21 @@ expect_wrong("no file given")
 expect_wrong("unknown option '--all'" --all)
 expect_wrong("unknown option '-v'" shadow-pae-fresh.ptimg -v)
 expect_wrong("unknown option '--help'" --help shadow-pae-fresh.ptimg)
-expect_wrong("--entry takes FORMAT LEVEL HEX" --entry npt 1)
-expect_wrong("--entry takes FORMAT LEVEL HEX" --entry npt 1 0 0)
-expect_wrong("FORMAT is shadow, x86, npt or ept, not 'arm'" --entry arm 1 0)
-foreach(level 0 6 -1 one 4294967297)
-    expect_wrong("LEVEL is 1 to 5, not '${level}'" --entry npt ${level} 0)
-endforeach()
-foreach(hex 0x 1g -1 +1 10000000000000000)
-    expect_wrong("HEX is a hexadecimal number of 64 bits, not '${hex}'" --entry npt 1 ${hex})
-endforeach()
+expect_wrong("unknown option '--entry'" --entry npt 1 0)
+expect_wrong("one question at a time: --age or --map" shadow-pae-fresh.ptimg --age --map)
+expect_wrong("--age takes one file" --age ${files})
+expect_wrong("--diff takes two files" --diff shadow-pae-fresh.ptimg)
+expect_wrong("--at needs a value" shadow-pae-fresh.ptimg --at)
+expect_wrong("--at takes a hexadecimal number, not '1g'" shadow-pae-fresh.ptimg --at 1g)
+expect_wrong("--find takes a hexadecimal number, not '10000000000000000'" shadow-pae-fresh.ptimg --find 10000000000000000)
+expect_wrong("--levels takes a decimal number, not 'x'" shadow-pae-fresh.ptimg --levels x)
+expect_wrong("--access is read, write or fetch, not 'use'" shadow-pae-fresh.ptimg --at 0 --access use)
+expect_wrong("--access and --user go with --at" shadow-pae-fresh.ptimg --user)
+expect_wrong("--base goes with --raw" shadow-pae-fresh.ptimg --base 1000)
+expect_wrong("--format goes with --root" shadow-pae-fresh.ptimg --format npt)
+expect_wrong("FORMAT is shadow, x86, npt or ept, not 'arm'" shadow-pae-fresh.ptimg --root 0 --format arm)
 
 execute_process(COMMAND ${EMULATOR} ${inspect} --help RESULT_VARIABLE status OUTPUT_VARIABLE out ERROR_VARIABLE err)
-if(NOT status STREQUAL "0" OR NOT out MATCHES "^usage: inspect FILE" OR NOT err STREQUAL "")
+if(NOT status STREQUAL "0" OR NOT out MATCHES "^usage: inspect " OR NOT err STREQUAL "")
     message(FATAL_ERROR "inspect --help: ${status}, ${out}${err}")
 endif()

@@ -32,7 +32,7 @@ endfunction()
 # The recorded trace, at all sizes of memory, and the drawing of it in the documents.
 set(trace ${source}/examples/data/cc1.pages)
 file(READ ${source}/tests/data/refaults.expected sweep)
-expect(0 "${sweep}" "" ${trace} --svg drawn.svg)
+expect(0 "${sweep}" "" ${trace} --tables --svg drawn.svg)
 file(READ ${work}/drawn.svg drawn)
 file(READ ${source}/docs/refaults.svg documented)
 if(NOT drawn STREQUAL documented)
@@ -112,13 +112,31 @@ memory: 2 pages, 66.7% of the trace's
 ]]
     "" short.pages --memory 2)
 
-# The document shows one size to the letter.
-execute_process(COMMAND ${EMULATOR} ${refaults} ${trace} --memory 1691 OUTPUT_VARIABLE shown COMMAND_ERROR_IS_FATAL ANY)
+# The document shows the summary and one size to the letter; the summary's figures are those of the tables.
 file(READ ${source}/docs/refaults.md document)
-string(FIND "${document}" "```text\n${shown}```" found)
-if(found LESS 0)
-    message(FATAL_ERROR "docs/refaults.md does not show what refaults prints for --memory 1691")
-endif()
+foreach(options "" "--memory;1691")
+    execute_process(
+        COMMAND ${EMULATOR} ${refaults} ${trace} ${options} OUTPUT_VARIABLE shown COMMAND_ERROR_IS_FATAL ANY
+    )
+    string(FIND "${document}" "```text\n${shown}```" found)
+    if(found LESS 0)
+        message(FATAL_ERROR "docs/refaults.md does not show what refaults prints with ${options}")
+    endif()
+    if(options STREQUAL "")
+        set(summary "${shown}")
+    endif()
+endforeach()
+foreach(name shadow NPT EPT "EPT without A" "EPT bit 63" "EPT tracking" "EPT unmapping" "perfect LRU" optimum FIFO)
+    set(row "")
+    foreach(index RANGE 0 12 2)
+        list(GET sizes ${index} size)
+        string(REGEX MATCH "\n  ${name} +[0-9]+ +([0-9]+) " found "${size}")
+        string(APPEND row " +${CMAKE_MATCH_1}")
+    endforeach()
+    if(NOT summary MATCHES "\n  ${name}${row}\n")
+        message(FATAL_ERROR "the summary's row of ${name} is not what the tables have: ${row}")
+    endif()
+endforeach()
 
 # A file that is no trace: its name, the line, the reason, and nothing on stdout.
 function(expect_bad text line reason)
@@ -147,6 +165,8 @@ expect_bad("@0\n1 1\n2 1\n1 2\n" 4 "the interval has the page twice")
 
 expect(2 "" "absent.pages: no such file\n" absent.pages)
 expect(2 "" "${work}: is a directory\n" ${work})
+expect(2 "" "refaults: --tables is for all sizes of memory, so it does not go with --memory; see refaults --help\n"
+    short.pages --tables --memory 2)
 expect(2 "" "absent/drawn.svg: cannot be written\n" short.pages --svg absent/drawn.svg)
 
 # The command line.

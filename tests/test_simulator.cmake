@@ -44,21 +44,21 @@ expect(0
 load 400000: 0 at physical 220000, walk
 load 400008: 0 at physical 220008, TLB
 guest 400000:
-  level 4 at 10000: 11027, accessed
-  level 3 at 11000: 12027, accessed
-  level 2 at 12010: 13027, accessed
-  level 1 at 13000: 8000000000020027, accessed
+  level 4 at 10000: 11027, L4->L3 table 0x1'1000 RWX user A
+  level 3 at 11000: 12027, L3->L2 table 0x1'2000 RWX user A
+  level 2 at 12010: 13027, L2->L1 table 0x1'3000 RWX user A
+  level 1 at 13000: 8000000000020027, 4K leaf 0x2'0000 RW- user A
 store 400000: 2a at physical 220000, walk
 store 400008: 2b at physical 220008, TLB
 guest 400000:
-  level 4 at 10000: 11027, accessed
-  level 3 at 11000: 12027, accessed
-  level 2 at 12010: 13027, accessed
-  level 1 at 13000: 8000000000020067, accessed, dirty
+  level 4 at 10000: 11027, L4->L3 table 0x1'1000 RWX user A
+  level 3 at 11000: 12027, L3->L2 table 0x1'2000 RWX user A
+  level 2 at 12010: 13027, L2->L1 table 0x1'3000 RWX user A
+  level 1 at 13000: 8000000000020067, 4K leaf 0x2'0000 RW- user A D
 host 20000:
-  level 4 at 3ff000: 3fe107, accessed
-  level 3 at 3fe000: 3fd107, accessed
-  level 2 at 3fd000: 2003b7, accessed, dirty
+  level 4 at 3ff000: 3fe107, L4->L3 table 0x3f'e000 RWX A
+  level 3 at 3fe000: 3fd107, L3->L2 table 0x3f'd000 RWX A
+  level 2 at 3fd000: 2003b7, 2M leaf 0x20'0000 RWX WB A D
 fetch 401000: 0 at physical 221000, walk
 fetch 401ff8: 0 at physical 221ff8, TLB
 store 401000: #PF, error code 7 (P, W, U), CR2 401000
@@ -88,11 +88,10 @@ machine([[
 memory = 1024
 guest = paging
 guest.levels = 5
-guest.protection_keys = on
+guest.user_keys = on
 guest.gigabyte_pages = off
 host = npt
 host.physical_bits = 40
-cpu.user_keys = on
 cpu.smep = on
 ]])
 
@@ -169,11 +168,11 @@ fetch 80000000: #PF, error code 11 (P, I/D), CR2 80000000
 store 80000000: #PF, error code 3 (P, W), CR2 80000000
 store 80000000: 1 at physical 20000, walk
 guest 80000000:
-  level 5 at 10000: 11027, accessed
-  level 4 at 11000: 12027, accessed
-  level 3 at 12010: 13027, accessed
-  level 2 at 13000: 14027, accessed
-  level 1 at 14000: 20065, accessed, dirty
+  level 5 at 10000: 11027, L5->L4 table 0x1'1000 RWX user A
+  level 4 at 11000: 12027, L4->L3 table 0x1'2000 RWX user A
+  level 3 at 12010: 13027, L3->L2 table 0x1'3000 RWX user A
+  level 2 at 13000: 14027, L2->L1 table 0x1'4000 RWX user A
+  level 1 at 14000: 20065, 4K leaf 0x2'0000 R-X user A D
 store 80000000: #PF, error code 3 (P, W), CR2 80000000
 load 80000000: #PF, error code 1 (P), CR2 80000000
 load 80000000: 1 at physical 20000, walk
@@ -213,10 +212,10 @@ store 80001000: #NPF, EXITINFO1 100000007 (P, W, U, final), EXITINFO2 400000
 fetch 80002000: #NPF, EXITINFO1 100000015 (P, U, I/D, final), EXITINFO2 401000
 load 80001000: #NPF, EXITINFO1 200000006 (W, U, guest table), EXITINFO2 500008
 host 400000:
-  level 4 at 3ff000: 3fe027, accessed
-  level 3 at 3fe000: 3fd027, accessed
-  level 2 at 3fd010: 3fc027, accessed
-  level 1 at 3fc000: 300005
+  level 4 at 3ff000: 3fe027, L4->L3 table 0x3f'e000 RWX A
+  level 3 at 3fe000: 3fd027, L3->L2 table 0x3f'd000 RWX A
+  level 2 at 3fd010: 3fc027, L2->L1 table 0x3f'c000 RWX A
+  level 1 at 3fc000: 300005, 4K leaf 0x30'0000 R-X
 ]])
 
 # Two levels on EPT without accessed and dirty bits, with mode-based execute.
@@ -254,13 +253,13 @@ load c0001000
 load c0000008: 0 at physical 208008, walk
 store c0000008: 9 at physical 208008, walk
 guest c0000000:
-  level 2 at 10c00: 11027, accessed
-  level 1 at 11000: 8067, accessed, dirty
+  level 2 at 10c00: 11027, L2->L1 table 0x1'1000 RWX user A
+  level 1 at 11000: 8067, 4K leaf 0x8000 RWX user A D
 host 8000:
-  level 5 at 3ff000: 3fe407
-  level 4 at 3fe000: 3fd407
-  level 3 at 3fd000: 3fc407
-  level 2 at 3fc000: 2004b3
+  level 5 at 3ff000: 3fe407, L5->L4 table 0x3f'e000 RWX/X
+  level 4 at 3fe000: 3fd407, L4->L3 table 0x3f'd000 RWX/X
+  level 3 at 3fd000: 3fc407, L3->L2 table 0x3f'c000 RWX/X
+  level 2 at 3fc000: 2004b3, 2M leaf 0x20'0000 RW-/X WB
 fetch c0000000: 0 at physical 208000, TLB
 fetch c0000000: 0 at physical 208000, TLB
 fetch 400000: #PF, error code 5 (P, U), CR2 400000
@@ -302,7 +301,7 @@ load 0: 0 at physical 2000, walk
 load 1000: 0 at physical 2000, walk
 load 0: 0 at physical 2000, walk
 load 0: 0 at physical 2000, TLB
-load 0: #GP, reserved bits 2 in a PDPTE
+load 0: #PF, error code 9 (P, RSVD), CR2 0
 ]])
 
 # A guest whose paging is off.

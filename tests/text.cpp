@@ -30,6 +30,7 @@ struct device_features {
     unsigned levels = 3;
     unsigned physical_bits = 48;
     bool snoop_control = true;
+    optional_bits pinned = {};  // a bit that software gave a name
 };
 
 struct device_fields {
@@ -38,6 +39,7 @@ struct device_fields {
     entry_field policy;
     entry_field large;
     entry_field snoop;
+    entry_field pinned;
 };
 
 struct device_description {
@@ -63,6 +65,7 @@ struct device_description {
         {"SNP",  bit(11),       leaves,             role::attribute,   &fields::snoop,   snooping,  role::reserved},
         {"",     bits(51, 12),  every,              role::address},
         {"",     bits(63, 52),  every,              role::software},
+        {"PIN",  &features::pinned, leaves,         role::software,    role::software,   &fields::pinned},
     };
     static constexpr ptebits::forbidden<features, fields> forbidden[] = {
         // breaks            in      which            value
@@ -96,7 +99,7 @@ void for_each_shape(Check check)
 {
     check(shadow<shadow_features{.levels = 2}>);
     check(shadow<shadow_features{.levels = 3}>);
-    check(shadow<shadow_features{.physical_bits = 46, .protection_keys = true}>);
+    check(shadow<shadow_features{.physical_bits = 46, .user_keys = true}>);
     check(npt<npt_features{.physical_bits = 48, .encryption_bit = 47}>);
     check(ept<ept_features{.physical_bits = 46}>);
     check(device<device_features{}>);
@@ -113,7 +116,7 @@ void for_every_format(Check check)
         check(format);
     };
     with(shadow_features{});
-    with(shadow_features{.levels = 5, .physical_bits = 46, .protection_keys = true, .hlat = true});
+    with(shadow_features{.levels = 5, .physical_bits = 46, .user_keys = true, .hlat = true});
     with(
         shadow_features{.physical_bits = 39, .execute_disable = false, .gigabyte_pages = false, .global_pages = false});
     with(shadow_features{.levels = 5, .reserved_bit_8 = true, .encryption_bit = 47});
@@ -135,6 +138,7 @@ void for_every_format(Check check)
                       .suppress_ve = true});
     with(device_features{});
     with(device_features{.levels = 2, .snoop_control = false});
+    with(device_features{.pinned = 54});
 }
 
 template <class Format>
@@ -282,7 +286,7 @@ TEST_CASE("an entry in one line")
     const auto seed = format_for(ept_features{.accessed_dirty = false, .software_accessed = 63});
     CHECK(line_of(0x8000'0000'0000'1333, 1, seed) == "4K leaf 0x1000 RW- WB A sw=8,9");
 
-    const auto x = format_for(shadow_features{.physical_bits = 40, .protection_keys = true});
+    const auto x = format_for(shadow_features{.physical_bits = 40, .user_keys = true});
     CHECK(line_of(0x8000'0001'2345'6067, 1, x) == "4K leaf 0x1'2345'6000 RW- user A D");
     CHECK(line_of(0x12'3467, 1, x) == "4K leaf 0x12'3000 RWX user A D sw=10");
     CHECK(line_of(0x2800'0000'0000'1199, 1, x) == "4K leaf 0x1000 R-X PWT PCD PAT G PK=5");
@@ -304,8 +308,8 @@ TEST_CASE("an entry in one line")
     const auto trap = format_for(npt_features{.guest_mode_execute_trap = true});
     CHECK(line_of(0x1067, 1, trap) == "4K leaf 0x1000 RW-/X A D");
     CHECK(line_of(0x1027, 2, trap) == "L2->L1 table 0x1000 RWX/X A");
-    CHECK(fields_of(0x1027, 2, trap).find("  U/S   2      1              left to the leaf\n") != std::string::npos);
-    CHECK(fields_of(0x1067, 1, trap).find("  U/S   2      1              no supervisor execute\n") !=
+    CHECK(fields_of(0x1027, 2, trap).find("  U/S       2      1              left to the leaf\n") != std::string::npos);
+    CHECK(fields_of(0x1067, 1, trap).find("  U/S       2      1              no supervisor execute\n") !=
           std::string::npos);
     CHECK(line_of(0x1063, 1, trap) == "4K leaf 0x1000 RWX/X A D");
 
@@ -321,67 +325,67 @@ TEST_CASE("an entry field by field")
     const auto e = format_for(ept_features{.physical_bits = 39});
     CHECK(fields_of(0x0610'0092'3456'7332, 1, e) ==
           "4K leaf 0x12'3456'7000 -W- WB A D sw=52,57,58\n"
-          "  R     0      0              no read\n"
-          "  W     1      1              write\n"
-          "  X     2      0              no execute\n"
-          "  MT    5:3    6              WB\n"
-          "  IPAT  6      0              guest's PAT counts\n"
-          "  A     8      1              accessed\n"
-          "  D     9      1              dirty\n"
-          "  -     38:12  0x123'4567     address 0x12'3456'7000\n"
-          "  -     51:39  1              reserved, beyond the address\n"
-          "  -     56:52  1              software\n"
-          "  -     57     1              software; VGP if guest-paging verification\n"
-          "  -     58     1              software; PW if EPT paging-write\n"
+          "  R         0      0              no read\n"
+          "  W         1      1              write\n"
+          "  X         2      0              no execute\n"
+          "  MT        5:3    6              WB\n"
+          "  IPAT      6      0              guest's PAT counts\n"
+          "  A         8      1              accessed\n"
+          "  D         9      1              dirty\n"
+          "  address   38:12  0x123'4567     0x12'3456'7000\n"
+          "  reserved  51:39  1              must be 0, beyond the address\n"
+          "  software  56:52  1              ignored by the MMU\n"
+          "  software  57     1              ignored by the MMU; VGP if guest-paging verification\n"
+          "  software  58     1              ignored by the MMU; PW if EPT paging-write\n"
           "broken: reserved bits set: 39\n");
     CHECK(fields_of(0x1000, 5, e) == "no such level 0x1000\n");
     CHECK(fields_of(0, 4, e) == "empty\n");
     CHECK(fields_of(0x8750'0000'07a0'7870, 1, e) ==
           "not present 0x8750'0000'07a0'7870\n"
-          "  -     63:3   0x10ea'0000'00f4'0f0e software\n");
+          "  software  63:3   0x10ea'0000'00f4'0f0e ignored by the MMU\n");
 
     // What software must write into an absent entry has its line.
     const auto ve = format_for(ept_features{.suppress_ve = true});
     CHECK(fields_of(0x8000'0000'0000'0000, 1, ve) ==
           "empty\n"
-          "  SVE   63     1              violation exits\n");
+          "  SVE       63     1              violation exits\n");
     CHECK(fields_of(0, 1, ve) ==
           "not present 0x0\n"
-          "  SVE   63     0              violation may raise #VE\n"
+          "  SVE       63     0              violation may raise #VE\n"
           "broken: a bit that must be written has another value\n");
     CHECK(fields_of(0xab'c000, 1, ve) ==
           "not present 0xab'c000\n"
-          "  -     62:3   0x15'7800      software\n"
-          "  SVE   63     0              violation may raise #VE\n"
+          "  software  62:3   0x15'7800      ignored by the MMU\n"
+          "  SVE       63     0              violation may raise #VE\n"
           "broken: a bit that must be written has another value\n");
 
-    const auto x = format_for(shadow_features{.protection_keys = true, .encryption_bit = 47});
+    const auto x = format_for(shadow_features{.user_keys = true, .encryption_bit = 47});
     CHECK(fields_of(0xd800'8000'00e0'31fb, 2, x) ==
           "2M leaf 0xe0'0000 RW- PWT PCD A D G PAT C PK=11\n"
-          "  P     0      1              present\n"
-          "  R/W   1      1              write\n"
-          "  U/S   2      0              supervisor only\n"
-          "  PWT   3      1              PAT index +1\n"
-          "  PCD   4      1              PAT index +2\n"
-          "  A     5      1              accessed\n"
-          "  D     6      1              dirty\n"
-          "  PS    7      1              2M page\n"
-          "  G     8      1              global\n"
-          "  PAT   12     1              PAT index +4\n"
-          "  -     20:13  1              reserved; address if PSE-36\n"
-          "  -     46:21  7              address 0xe0'0000\n"
-          "  C     47     1              encryption bit set\n"
-          "  PK    62:59  0xb            protection key\n"
-          "  XD    63     1              no execute\n"
+          "  P         0      1              present\n"
+          "  R/W       1      1              write\n"
+          "  U/S       2      0              supervisor only\n"
+          "  PWT       3      1              PAT index +1\n"
+          "  PCD       4      1              PAT index +2\n"
+          "  A         5      1              accessed\n"
+          "  D         6      1              dirty\n"
+          "  PS        7      1              2M page\n"
+          "  G         8      1              global\n"
+          "  PAT       12     1              PAT index +4\n"
+          "  reserved  20:13  1              must be 0; address if PSE-36\n"
+          "  address   46:21  7              0xe0'0000\n"
+          "  C         47     1              encrypted\n"
+          "  PK        62:59  0xb            protection key\n"
+          "  XD        63     1              no execute\n"
           "memory type: PAT index 7, after reset UC\n"
           "broken: reserved bits set: 13\n");
 
     // The two pieces of a 4-Mbyte page's address, each where it weighs.
     const auto two = format_for(shadow_features{.levels = 2});
     const std::string large = fields_of(0x1'00c3'e087, 2, two);
-    CHECK(large.find("  -     20:13  0x1f           address 0x1f'0000'0000\n") != large.npos);
-    CHECK(large.find("  -     31:22  3              address 0xc0'0000\n") != large.npos);
-    CHECK(large.find("  -     63:32  1              the entry has no such bits\n") != large.npos);
+    CHECK(large.find("  address   20:13  0x1f           0x1f'0000'0000\n") != large.npos);
+    CHECK(large.find("  address   31:22  3              0xc0'0000\n") != large.npos);
+    CHECK(large.find("  -         63:32  1              the entry has no such bits\n") != large.npos);
 }
 
 TEST_CASE("a user's format in words")
@@ -393,13 +397,25 @@ TEST_CASE("a user's format in words")
     CHECK(line_of(0x101d, 1, f) == "4K leaf 0x1000 R-X CP=7; illegal memory type: 2-4");
     CHECK(fields_of(0x20'0883, 2, device<device_features{.snoop_control = false}>) ==
           "2M leaf 0x20'0000 RWX uncached\n"
-          "  R     0      1              read\n"
-          "  W     1      1              write\n"
-          "  CP    4:2    0              uncached\n"
-          "  L     7      1              2M page\n"
-          "  -     11     1              reserved; SNP if snoop control\n"
-          "  -     47:21  1              address 0x20'0000\n"
+          "  R         0      1              read\n"
+          "  W         1      1              write\n"
+          "  CP        4:2    0              uncached\n"
+          "  L         7      1              2M page\n"
+          "  reserved  11     1              must be 0; SNP if snoop control\n"
+          "  address   47:21  1              0x20'0000\n"
           "broken: reserved bits set: 11\n");
+    // A named bit among others of its role is a part of its own.
+    CHECK(fields_of(0x00f0'0000'0020'0883, 2, device<device_features{.pinned = 54}>) ==
+          "2M leaf 0x20'0000 RWX uncached SNP sw=52-55\n"
+          "  R         0      1              read\n"
+          "  W         1      1              write\n"
+          "  CP        4:2    0              uncached\n"
+          "  L         7      1              2M page\n"
+          "  SNP       11     1              coherent\n"
+          "  address   47:21  1              0x20'0000\n"
+          "  software  53:52  3              ignored by the MMU\n"
+          "  PIN       54     1              ignored by the MMU\n"
+          "  software  63:55  1              ignored by the MMU\n");
 }
 
 TEST_CASE("the long form read back gives the entry, for every field of every format")
@@ -577,14 +593,25 @@ TEST_CASE("every enumerator has a name of its own")
     check(kind::run);
     check(role::beyond);
     check(static_cast<rule>(rule_count - 1));
-    check(defect::address_in_pieces);
+    check(defect::no_format);
     check(encode_error::value_not_legal);
     check(absent_error::points_into_memory);
-    check(split_error::rights_above);
+    check(split_error::changed);
+    check(tree_end::table_missing);
+    check(flush_due::everything);
+    check(flush_error::eptp);
+    check(flush_scope::everything);
+    check(invpcid_type::all_contexts);
+    check(invvpid_type::single_context_no_globals);
+    check(no_access_error::points_into_memory);
     check(masks_error::execute_both_ways);
     check(marker_error::too_wide);
     check(track_result::changed);
     check(fault_kind::memory_absent);
+    check(root_error::reserved_bits);
+    check(eptp_error::root);
+    check(pat_error::reserved_type);
+    check(combine_error::entry);
     CHECK(std::string(name(kind::none)) == "absent");
     CHECK(std::string(name(kind::table)) == "table");
     CHECK(std::string(name(kind::leaf)) == "leaf");

@@ -141,7 +141,8 @@ TEST_CASE("tracking, restoring, write-protecting and the write-fault path lose a
         CHECK(tracked[i] == restored[i] + is_tracked(slots[i], tracking));
         // Every W that was given, and the first, was harvested, went with tracking, or is there.
         CHECK(taken[i] + tracked_writable[i] + writable(slots[i], format) == given[i] + 1);
-        CHECK((slots[i] & ~(0x7 | tracking.saved_mask())) == (page & ~std::uint64_t{0x7}));
+        CHECK((slots[i] & ~(0x7 | tracking.saved_mask() | tracking.record_mask())) == (page & ~std::uint64_t{0x7}));
+        CHECK(((slots[i] & tracking.record_mask()) != 0) == (tracked_writable[i] != 0));
         CHECK(tracked[i] != 0);
     }
 }

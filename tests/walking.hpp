@@ -107,10 +107,11 @@ inline shadow_features random_features(dice& d, std::type_identity<shadow_featur
     f.physical_bits = static_cast<unsigned>(32 + d.below(21));
     f.execute_disable = d.one_in(2);
     f.gigabyte_pages = d.one_in(2);
-    f.large_pages = !d.one_in(4);
+    f.large_pages = f.levels != 2 || !d.one_in(4);
     f.pse36 = d.one_in(2);
     f.global_pages = d.one_in(2);
-    f.protection_keys = f.levels >= 4 && d.one_in(2);
+    f.user_keys = f.levels >= 4 && d.one_in(2);
+    f.supervisor_keys = f.levels >= 4 && d.one_in(2);
     f.hlat = f.levels >= 4 && d.one_in(4);
     f.reserved_bit_8 = d.one_in(2);
     if (f.levels > 2 && d.one_in(3)) f.encryption_bit = static_cast<unsigned>(32 + d.below(20));
@@ -124,7 +125,7 @@ inline npt_features random_features(dice& d, std::type_identity<npt_features>)
     f.physical_bits = static_cast<unsigned>(32 + d.below(21));
     f.execute_disable = d.one_in(2);
     f.gigabyte_pages = d.one_in(2);
-    f.large_pages = !d.one_in(4);
+    f.large_pages = f.levels != 2 || !d.one_in(4);
     f.pse36 = d.one_in(2);
     f.reserved_bit_8 = d.one_in(2);
     f.guest_mode_execute_trap = d.one_in(2);
@@ -155,6 +156,7 @@ inline asked random_access(dice& d)
     return {.what = static_cast<operation>(d.below(4)),
             .user = d.one_in(2),
             .implicit = d.one_in(8),
+            .shadow_stack = d.one_in(8),
             .guest_table = d.one_in(8),
             .linear = true};
 }
@@ -165,8 +167,6 @@ inline cpu_controls random_controls(dice& d)
             .smep = d.one_in(2),
             .smap = d.one_in(2),
             .alignment_check = d.one_in(2),
-            .user_keys = d.one_in(2),
-            .supervisor_keys = d.one_in(2),
             .pkru = static_cast<std::uint32_t>(d.bits()),
             .pkrs = static_cast<std::uint32_t>(d.bits())};
 }
@@ -195,6 +195,9 @@ void fill(arena& memory, const Format& format, dice& d)
         }
         for (const role r : {role::accessed, role::dirty, role::attribute}) entry |= d.bits() & l.mask(r);
         if (k == kind::leaf && d.one_in(8)) entry |= d.bits() & l.mask(role::memory_type);
+        if constexpr (requires { format->restart; }) {
+            if (!d.one_in(16)) entry &= ~format->restart.mask();  // or no walk would go far
+        }
         if (d.one_in(30)) entry ^= word{1} << d.below(entry_bits);
         if (d.one_in(60)) entry = d.bits();
         put_entry(memory, at, entry & ones(entry_bits - 1, 0), entry_bits);

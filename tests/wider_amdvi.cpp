@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <string>
 
+#include "leaf_model.hpp"
 #include "manual.hpp"
 #include "wider_recorded.hpp"
 
@@ -301,6 +302,12 @@ TEST_CASE("ageing and harvesting of AMD-Vi's pages")
     // A table of another level is another table.
     CHECK(needs_flush(0x6000'0000'0010'0401, 0x6000'0000'0010'0201, tracked, 6));
     CHECK(needs_flush(page, sized_entry(0, 13), tracked));
+}
+
+TEST_CASE("which entries of AMD-Vi translate")
+{
+    CHECK(leaf_model::wrong_translations_both_ways(six) == 0);
+    CHECK(leaf_model::wrong_translations_both_ways(tracked) == 0);
 }
 
 TEST_CASE("absent entries of AMD-Vi hold what software wants")

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <string>
 
+#include "leaf_model.hpp"
 #include "manual.hpp"
 #include "wider_recorded.hpp"
 
@@ -170,6 +171,17 @@ TEST_CASE("execution by regime: the same text page, stage 1 and 2")
     CHECK(permissions_of(0x0020'0000'8000'043f, 1, without) == permissions{false, false, true, true, true});
 }
 
+TEST_CASE("what a block allows is asked at its level: at another it is of no kind")
+{
+    constexpr word block = 0x0040'0000'8000'0701;  // UXN set, PXN clear, writable
+    CHECK(readable(block, first, 2));
+    CHECK(writable(block, first, 2));
+    CHECK(executable(block, first, 2));
+    CHECK_FALSE(readable(block, first));
+    CHECK_FALSE(writable(block, first));
+    CHECK_FALSE(executable(block, first));
+}
+
 TEST_CASE("occupied, but of no kind: a translation fault")
 {
     // 01 is no page, and no block at the top level; 11 is no block.
@@ -196,7 +208,8 @@ TEST_CASE("occupied, but of no kind: a translation fault")
     CHECK(encode(kind::leaf, 4, 0, {}, first).error == encode_error::no_such_entry);
     CHECK(encode(kind::leaf, 3, 0, {}, stage1<stage1_features{.granule = 14}>).error == encode_error::no_such_entry);
     // Invalid entries are software's but for bit 0.
-    CHECK(check_absent(~word{1}, second) == absent_error::none);
+    CHECK(check_absent(~word{0x401}, second) == absent_error::none);
+    CHECK(check_absent(~word{1}, second) == absent_error::looks_accessed);
     CHECK(check_absent(0x3, second) == absent_error::looks_present);
     CHECK(walk_to(second, 1, 0x0080'0000'8000'07fe, 0).ended.fault == fault_kind::not_present);
 }
@@ -243,14 +256,15 @@ TEST_CASE("64-Kbyte pages: the address in two pieces, tables and pages alike")
                  {.write = false, .execute = false, .user = false, .user_execute = false}, wide)
               .entry == 0x0060'bcde'f012'a083);
     CHECK(address_of(0x0060'bcde'f012'a783, 1, wide) == 0x000a'bcde'f012'0000);
-    CHECK(encode(kind::leaf, 2, 0x000a'bcde'e000'0000, {.execute = false}, wide).entry == 0x0020'bcde'e000'a041);
+    CHECK(encode(kind::leaf, 2, 0x000a'bcde'e000'0000, {.execute = false, .user_execute = true}, wide).entry ==
+          0x0020'bcde'e000'a041);
     CHECK(address_of(0x0020'bcde'ffff'a041, 2, wide) == 0x000a'bcde'e000'0000);
     for (unsigned bit = 16; bit < 52; ++bit) {
         const word one = word{1} << bit;
         const word place = bit < 48 ? one : one >> 36;
         CHECK(address_of(place | 3, 1, wide) == one);
-        CHECK((encode(kind::leaf, 1, one, {.execute = false}, wide).entry & ~word{0x20'0000'0000'0000}) ==
-              (place | 0x43));
+        CHECK((encode(kind::leaf, 1, one, {.execute = false, .user_execute = true}, wide).entry &
+               ~word{0x20'0000'0000'0000}) == (place | 0x43));
     }
     // A walk whose tables lie above 2^48.
     constexpr word high = 0x000f'0000'0000'0000;
@@ -325,7 +339,7 @@ TEST_CASE("contiguous entries: each has its own address, the run has their size"
         CAPTURE(level);
         const unsigned shift = 12 + 9 * (level - 1);
         const word place = word{0x35} << shift;
-        const encoded e = encode(kind::run, level, place, {.execute = false}, first);
+        const encoded e = encode(kind::run, level, place, {.execute = false, .user_execute = true}, first);
         CHECK(e.entry == ((level == 1 ? 3 : 1) | 0x40 | place | word{1} << 52 | word{1} << 53));
         CHECK(kind_of(e.entry, level, first) == kind::run);
         CHECK(address_of(e.entry, level, first) == place);
@@ -536,13 +550,40 @@ TEST_CASE("accesses tracked by stage 2's valid bit")
     constexpr auto tracking = track_accesses<55>(second_40);
     word slot = 0x8000'07ff;
     CHECK(track(slot, tracking) == track_result::tracked_writable);
-    CHECK(slot == 0x0080'0000'8000'077e);
+    CHECK(slot == 0x0180'0000'8000'077e);  // bit 56: it may have been written
     CHECK(is_tracked(slot, tracking));
     CHECK_FALSE(present(slot, second_40));
     CHECK(walk_to(second_40, 1, slot, 0).ended.fault == fault_kind::not_present);
     CHECK(restore(slot, tracking));
+    CHECK(slot == 0x0100'0000'8000'077f);
+    CHECK(harvest_dirty(slot, tracking));
     CHECK(slot == 0x8000'077f);
     CHECK(unmap(slot, second_40) == 0x8000'077f);
+}
+
+TEST_CASE("blocks are pages of their levels, and what is of no kind is no page")
+{
+    CHECK(leaf_model::wrong_translations_both_ways(first) == 0);
+    CHECK(leaf_model::wrong_translations_both_ways(by_software) == 0);
+    CHECK(leaf_model::wrong_translations_both_ways(second) == 0);
+    CHECK(leaf_model::wrong_translations_both_ways(second_40) == 0);
+    CHECK(leaf_model::wrong_translations_both_ways(classic) == 0);
+    CHECK(leaf_model::wrong_translations_both_ways(stage1<stage1_features{.physical_bits = 40}>) == 0);
+
+    word block = 0x8000'0701;
+    CHECK_FALSE(age(block, first, {}, 1));
+    CHECK_FALSE(age(block, first, {}, 4));
+    CHECK(age(block, first, {}, 2));
+    CHECK(block == 0x8000'0301);
+    CHECK(mark_accessed(block, first));
+    word table[] = {block, 0x8000'0703, block};
+    CHECK(age_table(table, first).count() == 3);
+    CHECK(age_table(table, first, {}, 2).count() == 0);
+    // An address past the width: no page at any level.
+    word past = 0x2000'8000'0703;
+    CHECK_FALSE(age(past, stage1<stage1_features{.physical_bits = 40}>));
+    CHECK_FALSE(write_protect(past, stage1<stage1_features{.physical_bits = 40}>));
+    CHECK(past == 0x2000'8000'0703);
 }
 
 TEST_CASE("32-bit Arm: sections, pages and runs, by 12 and 8 index bits")

@@ -612,9 +612,9 @@ TEST_CASE("what encode() makes of 32-bit Arm's entries")
     CHECK(encode(kind::leaf, 1, 0x1234'5000, {.execute = false, .user = false}, plain).entry == 0x1234'5003);
 
     // Of pages, the entry above says whether the privileged mode may execute them.
-    constexpr permissions user_code{.write = false, .execute = false};
+    constexpr permissions user_code{.write = false, .execute = false, .user_execute = true};
     CHECK(encode(kind::leaf, 2, 0x1230'0000, user_code, with_pxn).entry == 0x1230'8803);
     CHECK(encode(kind::leaf, 1, 0x1234'5000, user_code, with_pxn).error == encode_error::permission_not_offered);
-    CHECK(encode(kind::table, 2, 0x1234'5400, {.execute = false}, with_pxn).entry == 0x1234'5405);
+    CHECK(encode(kind::table, 2, 0x1234'5400, {.execute = false, .user_execute = true}, with_pxn).entry == 0x1234'5405);
     CHECK(encode(kind::table, 2, 0x1234'5400, {.execute = false}, plain).error == encode_error::permission_not_offered);
 }

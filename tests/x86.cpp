@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: BSL-1.0
-// Walks of x86's tables by the manuals' rules: rights, the codes of faults, and what is
-// checked of registers.
+// Walks of x86's tables by the manuals' rules: rights and the codes of faults.
 #include <doctest/doctest.h>
 
 #include <cstdint>
@@ -8,6 +7,7 @@
 #include <ptebits/formats/npt.hpp>
 #include <ptebits/formats/shadow.hpp>
 #include <ptebits/x86.hpp>
+#include <ptebits/x86_registers.hpp>
 
 #include "walking.hpp"
 
@@ -17,7 +17,7 @@ TEST_CASE("user and supervisor, WP, SMEP, SMAP")
 {
     const auto code = [](one_page page, const asked& a, const cpu_controls& cpu) -> int {
         const walk_result r = page.walked(long_mode, a, cpu);
-        return r ? -1 : static_cast<int>(page_fault_code(r, a, cpu, long_mode));
+        return r ? -1 : static_cast<int>(page_fault_code(r, a, cpu, long_mode).value);
     };
     const one_page user_page;
     const one_page read_only(0x2067, 0x3067, 0x4065, 0x5067);
@@ -60,42 +60,44 @@ TEST_CASE("user and supervisor, WP, SMEP, SMAP")
     // Without NXE bit 4 of the code tells a fetch only with SMEP.
     constexpr auto no_nx = shadow<shadow_features{.execute_disable = false}>;
     one_page page(0x2067, 0x3067, 0x4067, 0);
-    CHECK(page_fault_code(page.walked(no_nx, user_fetch), user_fetch, {}, no_nx) == 0x4);
-    CHECK(page_fault_code(page.walked(no_nx, user_fetch), user_fetch, {.smep = true}, no_nx) == 0x14);
+    CHECK(page_fault_code(page.walked(no_nx, user_fetch), user_fetch, {}, no_nx).value == 0x4);
+    CHECK(page_fault_code(page.walked(no_nx, user_fetch), user_fetch, {.smep = true}, no_nx).value == 0x14);
 }
 
 TEST_CASE("protection keys")
 {
-    static constexpr auto keyed = shadow<shadow_features{.protection_keys = true}>;
+    static constexpr auto user_keys = shadow<shadow_features{.user_keys = true}>;
+    static constexpr auto supervisor_keys = shadow<shadow_features{.supervisor_keys = true}>;
+    static constexpr auto both = shadow<shadow_features{.user_keys = true, .supervisor_keys = true}>;
     constexpr word key_5 = word{5} << 59;
     constexpr std::uint32_t no_access = 1U << 10;
     constexpr std::uint32_t no_write = 2U << 10;
-    const auto code = [](word e1, const asked& a, const cpu_controls& cpu) -> int {
+    const auto code = [](const auto& keyed, word e1, const asked& a, const cpu_controls& cpu) -> int {
         one_page page(0x2067, 0x3067, 0x4067, e1);
         const walk_result r = page.walked(keyed, a, cpu);
-        return r ? -1 : static_cast<int>(page_fault_code(r, a, cpu, keyed));
+        return r ? -1 : static_cast<int>(page_fault_code(r, a, cpu, keyed).value);
     };
     constexpr word user_page = 0x5067 | key_5;
     constexpr word supervisor_page = 0x5063 | key_5;
     constexpr int allowed = -1;
 
-    CHECK(code(user_page, user_read, {.user_keys = true, .pkru = no_access}) == 0x25);
-    CHECK(code(user_page, user_write, {.user_keys = true, .pkru = no_access}) == 0x27);
-    CHECK(code(user_page, supervisor_read, {.user_keys = true, .pkru = no_access}) == 0x21);
-    CHECK(code(user_page, user_fetch, {.user_keys = true, .pkru = no_access}) == allowed);
-    CHECK(code(user_page, user_read, {.user_keys = false, .pkru = no_access}) == allowed);
-    CHECK(code(user_page, user_read, {.user_keys = true, .pkru = ~(3U << 10)}) == allowed);
-    CHECK(code(user_page, user_read, {.user_keys = true, .pkru = no_write}) == allowed);
-    CHECK(code(user_page, user_write, {.user_keys = true, .pkru = no_write}) == 0x27);
-    CHECK(code(user_page, supervisor_write, {.user_keys = true, .pkru = no_write}) == 0x23);
-    CHECK(code(user_page, supervisor_write, {.write_protect = false, .user_keys = true, .pkru = no_write}) == allowed);
-    CHECK(code(user_page, user_write, {.write_protect = false, .user_keys = true, .pkru = no_write}) == 0x27);
+    CHECK(code(user_keys, user_page, user_read, {.pkru = no_access}) == 0x25);
+    CHECK(code(user_keys, user_page, user_write, {.pkru = no_access}) == 0x27);
+    CHECK(code(user_keys, user_page, supervisor_read, {.pkru = no_access}) == 0x21);
+    CHECK(code(user_keys, user_page, user_fetch, {.pkru = no_access}) == allowed);
+    CHECK(code(supervisor_keys, user_page, user_read, {.pkru = no_access}) == allowed);
+    CHECK(code(user_keys, user_page, user_read, {.pkru = ~(3U << 10)}) == allowed);
+    CHECK(code(user_keys, user_page, user_read, {.pkru = no_write}) == allowed);
+    CHECK(code(user_keys, user_page, user_write, {.pkru = no_write}) == 0x27);
+    CHECK(code(user_keys, user_page, supervisor_write, {.pkru = no_write}) == 0x23);
+    CHECK(code(user_keys, user_page, supervisor_write, {.write_protect = false, .pkru = no_write}) == allowed);
+    CHECK(code(user_keys, user_page, user_write, {.write_protect = false, .pkru = no_write}) == 0x27);
 
-    CHECK(code(supervisor_page, supervisor_read, {.supervisor_keys = true, .pkrs = no_access}) == 0x21);
-    CHECK(code(supervisor_page, supervisor_write, {.supervisor_keys = true, .pkrs = no_write}) == 0x23);
-    CHECK(code(supervisor_page, supervisor_read, {.user_keys = true, .pkru = no_access}) == allowed);
-    CHECK(code(user_page, user_read, {.supervisor_keys = true, .pkrs = no_access}) == allowed);
-    CHECK(code(supervisor_page, user_read, {.user_keys = true, .supervisor_keys = true}) == 0x5);
+    CHECK(code(supervisor_keys, supervisor_page, supervisor_read, {.pkrs = no_access}) == 0x21);
+    CHECK(code(supervisor_keys, supervisor_page, supervisor_write, {.pkrs = no_write}) == 0x23);
+    CHECK(code(user_keys, supervisor_page, supervisor_read, {.pkru = no_access}) == allowed);
+    CHECK(code(supervisor_keys, user_page, user_read, {.pkrs = no_access}) == allowed);
+    CHECK(code(both, supervisor_page, user_read, {}) == 0x5);
 }
 
 TEST_CASE("PAE: the top entries are checked when CR3 is loaded, and hold no permissions")
@@ -161,7 +163,7 @@ TEST_CASE("EPT: violations and misconfigurations")
     const auto qualification = [&](word e1, const asked& a, word e2 = 0x4007) {
         const walk_result r = end(e1, a, e2);
         CHECK((r.fault == fault_kind::protection || r.fault == fault_kind::not_present));
-        return ept_qualification(r, a, host);
+        return ept_qualification(r, a, {}, host).value;
     };
     CHECK(end(0x5037, user_write));
     CHECK(end(0x5037, user_write).memory_type() == 0x30);
@@ -174,6 +176,12 @@ TEST_CASE("EPT: violations and misconfigurations")
     CHECK(qualification(0x5031, {.what = operation::read_write}) == 0x18b);
     CHECK(qualification(0x5031, {.what = operation::write, .linear = false}) == 0xa);
     CHECK(qualification(0x5031, {.what = operation::read_write, .guest_table = true}) == 0x8b);
+
+    // Bits 9 to 11 where the CPU tells them. An access that does not say what the guest's tables allow: all.
+    const cpu_controls informs{.exit_information = true};
+    const memory_access write{.what = operation::write};
+    CHECK(ept_qualification(end(0x5031, user_write), user_write, informs, host).value == 0x78a);
+    CHECK(ept_qualification(end(0x5031, write), write, informs, host).value == 0x58a);
 
     CHECK(end(0x5032, user_read).broken == rule::write_without_read);
     CHECK(end(0x5034, user_read).broken == rule::execute_without_read);
@@ -192,27 +200,7 @@ TEST_CASE("EPT: violations and misconfigurations")
     CHECK(user_only.walked(apart, user_fetch));
     const walk_result denied = user_only.walked(apart, supervisor_fetch);
     CHECK(denied.fault == fault_kind::protection);
-    CHECK(ept_qualification(denied, supervisor_fetch, apart) == 0x1dc);
+    CHECK(ept_qualification(denied, supervisor_fetch, {}, apart).value == 0x1dc);
     one_page only_xu(0x2407, 0x3407, 0x4407, 0x5430);
     CHECK(only_xu.walked(apart, user_fetch));
-}
-
-TEST_CASE("the EPT pointer that VM entry takes")
-{
-    constexpr word all = word{1} << 6 | word{1} << 7 | word{1} << 8 | word{1} << 14 | word{1} << 21 | word{1} << 23;
-    CHECK(check_eptp(0x1234'501e, all, 40) == eptp_error::none);
-    CHECK(check_eptp(0x1234'5018, all, 40) == eptp_error::none);
-    CHECK(check_eptp(0x1234'50e6, all, 40) == eptp_error::none);  // five levels, A/D, shadow stack
-    CHECK(check_eptp(0x1234'501d, all, 40) == eptp_error::memory_type);
-    CHECK(check_eptp(0x1234'501e, all & ~(word{1} << 14), 40) == eptp_error::memory_type);
-    CHECK(check_eptp(0x1234'5018, all & ~(word{1} << 8), 40) == eptp_error::memory_type);
-    CHECK(check_eptp(0x1234'5016, all, 40) == eptp_error::walk_length);
-    CHECK(check_eptp(0x1234'501e, all & ~(word{1} << 6), 40) == eptp_error::walk_length);
-    CHECK(check_eptp(0x1234'5026, all & ~(word{1} << 7), 40) == eptp_error::walk_length);
-    CHECK(check_eptp(0x1234'505e, all & ~(word{1} << 21), 40) == eptp_error::accessed_dirty);
-    CHECK(check_eptp(0x1234'509e, all & ~(word{1} << 23), 40) == eptp_error::shadow_stack);
-    CHECK(check_eptp(0x1234'511e, all, 40) == eptp_error::reserved_bits);
-    CHECK(check_eptp(0x1234'581e, all, 40) == eptp_error::reserved_bits);
-    CHECK(check_eptp(word{1} << 40 | 0x1e, all, 40) == eptp_error::reserved_bits);
-    CHECK(check_eptp(word{1} << 40 | 0x1e, all, 41) == eptp_error::none);
 }

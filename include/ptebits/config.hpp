@@ -21,6 +21,13 @@
 #define PTEBITS_INLINE
 #endif
 
+// Never inlined: what is seldom called, so that it does not slow down what is around it.
+#if defined(__GNUC__) || defined(__clang__)
+#define PTEBITS_NOINLINE __attribute__((noinline))
+#else
+#define PTEBITS_NOINLINE
+#endif
+
 namespace ptebits {
 
 // 8 bytes at once would take a lock elsewhere.

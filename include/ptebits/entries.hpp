@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSL-1.0
-// Which entries a row or a field speaks of: sets of levels and kinds; and fields that know
-// the entries they stand in.
+// Sets of entries by level and kind, which rows and fields apply to; and named fields, which know
+// these entries.
 #pragma once
 
 #include <cstdint>
@@ -15,11 +15,12 @@ namespace broken {
 
 /// What an entry is.
 enum class kind : std::uint8_t {
-    none,   ///< absent: the MMU finds no page and no table by it
+    none,   ///< absent: refers to no page and no table
     table,  ///< refers to a table of a lower level
     leaf,   ///< maps a page
-    run,    ///< maps a page together with its neighbours, 2^n entries alike
+    run,    ///< maps a page together with its neighbours: one of 2^n entries alike
 };
+/// How many kinds there are.
 inline constexpr unsigned kind_count = static_cast<unsigned>(kind::run) + 1;
 
 /// The kinds of entries that the MMU uses.
@@ -86,16 +87,21 @@ private:
 /// All leaves, from level 1 up to a level.
 [[nodiscard]] constexpr entries leaves_up_to(unsigned level) noexcept { return entries_from(1, level, kind::leaf); }
 
+/// All entries that refer to a table.
 inline constexpr entries tables = tables_up_to(max_levels);
+/// All entries of runs of leaves.
 inline constexpr entries runs = entries_from(1, max_levels, kind::run);
+/// All entries that map a page, those of runs too.
 inline constexpr entries leaves = leaves_up_to(max_levels) | runs;
-inline constexpr entries every = tables | leaves;  ///< all but the absent ones
+/// All entries but the absent ones.
+inline constexpr entries every = tables | leaves;
+/// Absent entries, which are the same at every level.
 inline constexpr entries absent = entries(1, kind::none);
 
 class entry_field;
 
-/// Values of fields in place, and the entries in which all these fields stand: what `|` makes
-/// of an address and named fields. Converts to the plain value.
+/// Values of fields in place, and the entries that have all these fields: what `|` makes of an
+/// address and named fields. Converts to the plain value.
 class field_values {
 public:
     constexpr field_values() = default;
@@ -120,7 +126,7 @@ private:
     entries in_;
 };
 
-/// A named field of a format, which knows the entries it stands in. Empty where the format
+/// A named field of a format, which knows the entries that have it. Empty where the format
 /// lacks it under its features.
 class entry_field : public field {
 public:

@@ -2,6 +2,7 @@
 // Questions and edits on the value of an entry. Pure functions: no memory is touched.
 #pragma once
 
+#include <bit>
 #include <cstdint>
 
 #include <ptebits/format.hpp>
@@ -27,8 +28,8 @@ template <entry_masks F>
     return 0;
 }
 
-/// Refuses a format without an accessed bit: does not compile where that is known at
-/// compile time, stops the program otherwise. Its entries would all look old.
+/// Refuses a format without an accessed bit, whose entries would all look old: does not compile where
+/// that is known at compile time, else stops the program.
 template <entry_masks F>
 constexpr void require_accessed(const F& format) noexcept
 {
@@ -40,7 +41,7 @@ constexpr void require_accessed(const F& format) noexcept
     }
 }
 
-/// The same for a dirty state. Without one, writes are found by write-protecting.
+/// The same for a dirty state. Without one, writes must be found by write-protecting.
 template <entry_masks F>
 constexpr void require_dirty(const F& format) noexcept
 {
@@ -54,7 +55,7 @@ constexpr void require_dirty(const F& format) noexcept
 
 }  // namespace detail
 
-/// Whether the MMU takes the entry for more than an absent one.
+/// Whether the MMU uses the entry: it is not absent.
 template <entry_masks F>
 [[nodiscard]] constexpr bool present(std::uint64_t entry, const F& format) noexcept
 {
@@ -82,6 +83,71 @@ template <entry_masks F>
     } else {
         return false;
     }
+}
+
+namespace detail {
+
+/// The bits that some CPUs set in an entry after it has become absent: A and D. Intel Xeon Phi
+/// Processor x200 Product Family Specification Update, KNL4.
+template <entry_masks F>
+[[nodiscard]] constexpr std::uint64_t stray_bits(const F& format) noexcept
+{
+    if constexpr (entry_format<F>) {
+        if (format->accessed_by() != accessed_setter::hardware) return 0;
+    }
+    return format->accessed.mask() | format->dirty.mask();
+}
+
+/// The address bit that, if set, makes an absent entry point past the memory (L1TF); else 0.
+template <entry_format F>
+[[nodiscard]] constexpr std::uint64_t away_mask(const F& format) noexcept
+{
+    if (format->memory_bits() == 0) return 0;
+    const layout& l = format->layout_at(1, kind::leaf);
+    return l.address_bits(std::bit_floor(l.address_in(l.mask(role::address))));
+}
+
+/// The leaf with the permissions that count: writable if hardware makes it so on a write.
+[[nodiscard]] PTEBITS_INLINE constexpr std::uint64_t granted_by_hardware(std::uint64_t entry, const layout& l) noexcept
+{
+    if ((entry & l.mask(role::dirty_modifier)) == 0) return entry;
+    return (entry & ~(l.mask(role::write) & l.denying)) | (l.mask(role::write) & ~l.denying);
+}
+
+/// Whether HLAT paging ends at an entry: what is below it is reached by ordinary paging alone.
+template <entry_format F>
+[[nodiscard]] constexpr bool ends_hlat([[maybe_unused]] std::uint64_t entry, [[maybe_unused]] const F& format) noexcept
+{
+    if constexpr (requires { format->restart; }) {
+        return (entry & format->restart.mask()) != 0;
+    } else {
+        return false;
+    }
+}
+
+/// A leaf that denies ordinary writes.
+[[nodiscard]] constexpr std::uint64_t denying_writes(std::uint64_t leaf, const layout& l) noexcept
+{
+    return (leaf & ~(l.mask(role::write) & ~l.denying)) | (l.mask(role::write) & l.denying);
+}
+
+/// Whether a present leaf is a shadow-stack page.
+template <entry_format F>
+[[nodiscard]] constexpr bool of_shadow_stack(std::uint64_t leaf, const F& format) noexcept
+{
+    if (!format->shadow_stacks() || (leaf & format->dirty.mask()) == 0) return false;
+    return !format->layout_at(1, kind::leaf).grants(leaf, role::write);
+}
+
+}  // namespace detail
+
+/// Whether a slot is empty: it holds what an empty one of the format does, or 0 as memory that
+/// nobody filled. A and D do not count, since some CPUs set them in an entry that is absent already.
+template <entry_masks F>
+[[nodiscard]] constexpr bool is_empty(std::uint64_t entry, const F& format) noexcept
+{
+    const std::uint64_t rest = entry & ~detail::stray_bits(format);
+    return rest == 0 || rest == format->empty();
 }
 
 /// What an entry of a level is: none where it is absent, or of no kind that the level has.
@@ -129,14 +195,14 @@ namespace detail {
 /// The permissions of several entries of one walk together: each must grant.
 class permission_fold {
 public:
-    /// What an entry of one layout does not say about permissions and its use, held against a page's:
-    /// one without a bit for a permission (PAE's top level) takes nothing away.
+    /// The bits of a page's layout for permissions and A that entries of another layout lack: an entry without
+    /// a bit for a permission (PAE's top level) takes nothing away.
     [[nodiscard]] static constexpr std::uint64_t silent_in(const layout& l, const layout& page) noexcept
     {
         return (page.permission_mask() & ~l.permission_mask()) | (page.mask(role::accessed) & ~l.mask(role::accessed));
     }
 
-    /// Adds an entry where permissions_in_place() holds: as `silent` says, else in one operation.
+    /// Adds an entry where permissions_in_place() holds; `silent` are the bits that it lacks.
     PTEBITS_INLINE constexpr void add_in_place(std::uint64_t entry, std::uint64_t silent, const layout& page) noexcept
     {
         bits_ &= (entry ^ page.denying) | silent;
@@ -163,14 +229,14 @@ public:
         return format->allowed(in_place ? roles_granted(bits_ ^ page.denying, page) : by_role_, kind::leaf);
     }
 
-    /// Tells compilers of bits that all entries are known to have set.
+    /// Tells the compiler that all entries have these bits set.
     PTEBITS_INLINE constexpr void know(std::uint64_t bits) noexcept { bits_ |= bits; }
 
     /// Whether all entries have these bits set, which are no permission's.
     [[nodiscard]] constexpr bool all_have(std::uint64_t bits) const noexcept { return (bits_ & bits) == bits; }
 
 private:
-    std::uint64_t bits_ = ~std::uint64_t{0};  ///< the entries, anded; permissions as if each were granted by a set bit
+    std::uint64_t bits_ = ~std::uint64_t{0};  ///< the entries, anded; for permissions a set bit grants
     permissions by_role_;
 };
 
@@ -262,31 +328,95 @@ template <entry_format F>
     return !diagnose(entry, level, format);
 }
 
+namespace detail {
+
+/// Whether a few bits of an entry show that it translates as a smallest page does. Not all entries that
+/// translate pass. By masks: present.
+template <entry_masks F>
+[[nodiscard]] PTEBITS_INLINE constexpr bool translates_plainly(std::uint64_t entry, const F& format) noexcept
+{
+    if constexpr (entry_format<F>) {
+        return format->page_test().passes(entry);
+    } else {
+        return present(entry, format);
+    }
+}
+
+/// Those bits: entries that are alike in them have the same result.
+template <entry_masks F>
+[[nodiscard]] constexpr std::uint64_t bits_judged(const F& format) noexcept
+{
+    if constexpr (entry_format<F>) {
+        return format->page_test().judged;
+    } else {
+        return format->present_mask();
+    }
+}
+
+/// Whether a present entry breaks no rule of a level; for level 0, of some level.
+template <entry_format F>
+[[nodiscard]] PTEBITS_NOINLINE constexpr bool translates_by_rules(std::uint64_t entry, const F& format,
+                                                                  unsigned level) noexcept
+{
+    if (level != 0) return legal(entry, level, format);
+    for (unsigned any = 1; any <= format->shape().levels; ++any) {
+        if (legal(entry, any, format)) return true;
+    }
+    return false;
+}
+
+}  // namespace detail
+
+/// Whether the MMU translates by the entry: it is present and breaks no rule of its level. An entry that
+/// does not translate is no page, whatever its bits say: hypervisors mark emulated devices by such
+/// entries. With `level` 0 it is enough to break no rule of some level. Masks have no rules: present.
+template <entry_masks F>
+[[nodiscard]] PTEBITS_INLINE constexpr bool translates(std::uint64_t entry, const F& format,
+                                                       [[maybe_unused]] unsigned level = 0) noexcept
+{
+    if constexpr (entry_format<F>) {
+        if (level <= 1 && detail::translates_plainly(entry, format)) [[likely]]
+            return true;
+        return present(entry, format) && detail::translates_by_rules(entry, format, level);
+    } else {
+        return present(entry, format);
+    }
+}
+
 /// What is wrong with a value that an absent entry should have.
 enum class absent_error : std::uint8_t {
     none,
-    looks_present,       ///< the MMU takes it for more than an absent entry
+    looks_present,       ///< the MMU uses it as a present entry
+    looks_accessed,      ///< A is set, which has a meaning for pages only
+    looks_dirty,         ///< D is set
     bits_not_written,    ///< a bit that must have one value has the other
-    points_into_memory,  ///< its address bits do: a CPU with L1TF may read what is there
+    points_into_memory,  ///< a CPU with L1TF may read memory at its address bits
 };
 
 [[nodiscard]] constexpr const char* name(absent_error e) noexcept
 {
-    constexpr const char* names[] = {"no error", "looks present", "a bit that must be written has another value",
+    constexpr const char* names[] = {"no error",
+                                     "looks present",
+                                     "looks accessed",
+                                     "looks dirty",
+                                     "a bit that must be written has another value",
                                      "points into memory"};
     return detail::word_of(names, static_cast<unsigned>(e));
 }
 
-/// What is wrong with a value for an absent entry of this format.
+/// What is wrong with a value that software writes as an absent entry of this format. An entry that is
+/// read back may have A and D as well, which some CPUs set; a tracked one has those of its page.
 template <entry_masks F>
 [[nodiscard]] constexpr absent_error check_absent(std::uint64_t value, const F& format) noexcept
 {
     if (present(value, format)) return absent_error::looks_present;
+    if ((value & format->accessed.mask()) != 0) return absent_error::looks_accessed;
+    if ((value & format->dirty.mask()) != 0) return absent_error::looks_dirty;
     if constexpr (entry_format<F>) {
         const layout& l = format->layout_at(1, kind::none);
         if (((value ^ l.value) & l.mask(role::written)) != 0) return absent_error::bits_not_written;
         const std::uint64_t address = l.address_in(value);
-        // Page 0 holds nothing worth hiding, and an empty slot points there.
+        // Address 0 is allowed: an empty slot has it, and page 0 holds no secrets.
         if (address != 0 && address >> format->memory_bits() == 0) return absent_error::points_into_memory;
     }
     return absent_error::none;
@@ -298,7 +428,7 @@ enum class encode_error : std::uint8_t {
     no_such_entry,           ///< the format has no entry of this kind at this level
     address_misaligned,      ///< address bits below the page or table size
     address_too_wide,        ///< address bits above the physical width
-    permission_not_offered,  ///< the format cannot grant or deny just this
+    permission_not_offered,  ///< the format cannot grant exactly these permissions
     no_such_field,           ///< a field that this entry does not have
     value_not_legal,         ///< fields that make the entry break a rule
 };
@@ -325,10 +455,10 @@ struct encoded {
 
 namespace detail {
 
-/// What stands for permissions that an entry cannot grant: no entry has all bits set.
+/// Marks permissions that an entry cannot grant: no entry has all bits set.
 inline constexpr std::uint64_t not_offered = ~std::uint64_t{0};
 
-/// The permission bits of an entry that grants just this, or not_offered.
+/// The permission bits of an entry that grants exactly these permissions, or not_offered.
 template <class F>
 [[nodiscard]] constexpr std::uint64_t permission_bits(kind k, unsigned level, permissions grant,
                                                       const F& format) noexcept
@@ -351,8 +481,8 @@ template <class F>
     return entry;
 }
 
-/// Which entries of a constant format have the same permission bits: the row of permission_table
-/// for each kind and level.
+/// The row of permission_table for each kind and level of a constant format. Entries with the same
+/// permission bits share a row.
 template <class F>
 struct permission_rows {
     static constexpr unsigned levels = constant<F>->shape().levels;
@@ -420,9 +550,10 @@ inline constexpr permission_table<F> permission_table_of{};
 }  // namespace detail
 
 /// The entry of a kind and level that holds a physical address (bytes), grants these
-/// permissions, and has these fields: host->memory_type(6) | host->global, say. Other fields
-/// are clear. `user` must be as the format has it (EPT and NPT: true); user_execute counts
-/// only where the format grants it apart.
+/// permissions, and has these fields, for example host->memory_type(6) | host->global. Other fields
+/// are clear, except that an entry that refers to a table is encrypted where there is a C-bit. A shared
+/// bit may be in the address or among the fields. `user` must be what the format can grant (EPT and
+/// NPT: true); user_execute counts only where the format grants it separately.
 template <entry_format F>
 [[nodiscard]] PTEBITS_INLINE constexpr encoded encode(kind k, unsigned level, std::uint64_t physical, permissions grant,
                                                       const F& format, const field_values& also = {}) noexcept
@@ -448,11 +579,13 @@ template <entry_format F>
     }
     if (also == 0) return {entry, encode_error::none};
     if (!also.in().contains(level, k)) return {0, encode_error::no_such_field};
-    const std::uint64_t given = l.permission_mask() | l.mask(role::fixed) | l.mask(role::address);
-    if ((also & given) != 0 || !legal(entry | also, level, format)) {
-        return {0, encode_error::value_not_legal};
-    }
-    return {entry | also, encode_error::none};
+    std::uint64_t given = l.permission_mask() | l.mask(role::fixed) | l.mask(role::address);
+    if constexpr (requires { format->shared; }) given &= ~format->shared.mask();
+    entry |= also;
+    const bool right =
+        (level == 1 && k == kind::leaf && detail::translates_plainly(entry, format)) || legal(entry, level, format);
+    if ((also & given) != 0 || !right) return {0, encode_error::value_not_legal};
+    return {entry, encode_error::none};
 }
 
 }  // namespace ptebits

@@ -10,7 +10,7 @@
 
 namespace ptebits {
 
-/// Broken preconditions, one name each. In a constant expression the compiler prints the
+/// Broken preconditions, one function each. In a constant expression the compiler prints its
 /// name; at run time the program stops there, before a wrong bit reaches an entry.
 namespace broken {
 [[noreturn]] inline void mask_is_not_one_run_of_bits() noexcept { stop(); }
@@ -125,8 +125,8 @@ private:
 /// The field of bits high..low, as manuals write it; empty if low > high.
 [[nodiscard]] constexpr field bits(unsigned high, unsigned low) noexcept { return field{ones(high, low)}; }
 
-/// The field of a hand-written mask, to hold it against a format's. Compile time only;
-/// a mask that is not one run of bits does not compile. A mask of 0 is the empty field.
+/// The field of a hand-written mask, to compare it with a format's. Compile time only: a mask that is
+/// not one run of bits does not compile. A mask of 0 gives the empty field.
 [[nodiscard]] consteval field field_of(std::uint64_t mask) noexcept { return field{mask}; }
 
 /// Whether no two of these masks share a bit.

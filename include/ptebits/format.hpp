@@ -12,6 +12,7 @@
 #include <initializer_list>
 #include <type_traits>
 
+#include <ptebits/detail/quick_test.hpp>
 #include <ptebits/layout.hpp>
 #include <ptebits/permissions.hpp>
 
@@ -119,20 +120,12 @@ public:
     entry_field accessed;
     entry_field dirty;
 
+    /// No format: wrong() tells defect::no_format. A place to keep one in, as in a cache by features.
+    constexpr runtime_format() noexcept { become(flaw{.what = defect::no_format}); }
+
     constexpr explicit runtime_format(const features_type& features) noexcept : features_(features)
     {
-        flaw_ = compute();
-        if (flaw_.what == defect::none) return;
-        static_cast<fields_type&>(*this) = {};
-        accessed = dirty = {};
-        present_ = 0;
-        shape_.levels = 0;  // no level exists
-        accessed_by_ = accessed_setter::nobody;
-        for (auto& level : layouts_) {
-            for (layout& l : level) l = no_layout(shape_.entry_bits);
-        }
-        absent_ = no_layout(shape_.entry_bits);
-        for (detail::kind_tests& tests : kinds_) tests = {};
+        become(compute());
     }
 
     [[nodiscard]] constexpr const runtime_format* operator->() const noexcept { return this; }
@@ -166,6 +159,9 @@ public:
 
     /// What tells the entries of a level apart. Precondition: level <= 6.
     [[nodiscard]] constexpr const detail::kind_tests& tests_at(unsigned level) const noexcept { return kinds_[level]; }
+
+    /// A test that smallest pages pass, and nothing that does not translate.
+    [[nodiscard]] constexpr const detail::quick_test& page_test() const noexcept { return page_test_; }
 
     /// Level of the table that an entry of a kind::table refers to; 0 or not below `level`: none.
     [[nodiscard]] constexpr unsigned level_below(std::uint64_t entry, unsigned level) const noexcept
@@ -261,6 +257,68 @@ public:
         }
     }
 
+    /// Whether a leaf that is dirty and not writable is a page of a shadow stack: one that other
+    /// instructions than ordinary ones write.
+    [[nodiscard]] constexpr bool shadow_stacks() const noexcept
+    {
+        if constexpr (requires { Description::shadow_stacks(row_features<Description>(features_)); }) {
+            return Description::shadow_stacks(row_features<Description>(features_));
+        } else {
+            return false;
+        }
+    }
+
+    /// Whether the MMU, as a control says that is none of the features, may write a page without
+    /// the write permission, and then sets its dirty bit.
+    [[nodiscard]] constexpr bool writes_read_only() const noexcept
+    {
+        if constexpr (requires { Description::writes_read_only(features_); }) {
+            return Description::writes_read_only(features_);
+        } else {
+            return false;
+        }
+    }
+
+    /// Whether a live entry must be absent, and flushed, before it refers to another page, or has another memory type.
+    [[nodiscard]] constexpr bool break_before_make() const noexcept
+    {
+        if constexpr (requires { Description::break_before_make(row_features<Description>(features_)); }) {
+            return Description::break_before_make(row_features<Description>(features_));
+        } else {
+            return false;
+        }
+    }
+    /// Whether that is so before a live page changes its size.
+    [[nodiscard]] constexpr bool break_before_resize() const noexcept
+    {
+        if constexpr (requires { Description::break_before_resize(row_features<Description>(features_)); }) {
+            return Description::break_before_resize(row_features<Description>(features_));
+        } else {
+            return break_before_make();
+        }
+    }
+    /// Whether TLBs may hold that an entry is absent, so that it must be flushed after it was made present.
+    [[nodiscard]] constexpr bool caches_absent() const noexcept
+    {
+        if constexpr (requires { Description::caches_absent(row_features<Description>(features_)); }) {
+            return Description::caches_absent(row_features<Description>(features_));
+        } else {
+            return false;
+        }
+    }
+
+    /// Bits of a leaf that let a page be written without its write permission: a dirty modifier, D where shadow
+    /// stacks are, in EPT what shadow stacks, paging writes and sub-pages go by.
+    [[nodiscard]] constexpr std::uint64_t other_writes() const noexcept
+    {
+        return may_write_otherwise ? other_writes_ : 0;
+    }
+    /// Those of them that have no other meaning in a leaf of another level, nor are permissions.
+    [[nodiscard]] constexpr std::uint64_t revocable_writes() const noexcept
+    {
+        return may_write_otherwise ? revocable_writes_ : 0;
+    }
+
     /// A level as the manual numbers it.
     [[nodiscard]] constexpr unsigned manual_level(unsigned level) const noexcept
     {
@@ -283,6 +341,24 @@ private:
         } else {
             return 1;  // one that nothing breaks
         }
+    }
+
+    /// Takes what compute() found; with a flaw, nothing is present and every bit is reserved.
+    constexpr void become(const flaw& found)
+    {
+        flaw_ = found;
+        if (flaw_.what == defect::none) return;
+        static_cast<fields_type&>(*this) = {};
+        accessed = dirty = {};
+        present_ = 0;
+        shape_.levels = 0;  // no level exists
+        accessed_by_ = accessed_setter::nobody;
+        other_writes_ = revocable_writes_ = 0;
+        for (auto& level : layouts_) {
+            for (layout& l : level) l = no_layout(shape_.entry_bits);
+        }
+        absent_ = no_layout(shape_.entry_bits);
+        for (detail::kind_tests& tests : kinds_) tests = {};
     }
 
     constexpr flaw compute()
@@ -317,9 +393,10 @@ private:
         for (unsigned level = 1; level <= shape_.levels; ++level) {
             bool zero_passes = false;
             std::uint64_t grants = 0;
-            for (const kind k : present_kinds) {
+            for (unsigned n = 0; n < kind_count - 1; ++n) {
+                const kind k = present_kinds[n];
                 if (!existing.contains(level, k)) continue;
-                layout& l = layouts_[level][static_cast<unsigned>(k) - 1];
+                layout& l = layouts_[level][n];
                 l = computer.compute(level, k, *this);
                 if (l.wrong != defect::none) return {.what = l.wrong, .level = level, .in = k, .bits = l.wrong_bits};
                 const std::uint64_t value = l.value & l.mask(role::fixed);
@@ -365,7 +442,30 @@ private:
         find_in_place(existing);
         find_setter(switches);
         place_combinations(switches);
+        page_test_ = detail::quick_test_of(1, kind::leaf, *this);
+        find_other_writes();
         return {};
+    }
+
+    /// Whether under some features there are such bits: else it costs nothing, at run time neither.
+    static constexpr bool may_write_otherwise =
+        detail::rows_have<Description>(role::dirty_modifier) || requires(typename Description::features f) {
+            Description::shadow_stacks(row_features<Description>(f));
+        } || requires(typename Description::features f, fields_type named) { Description::other_writes(f, named); };
+
+    constexpr void find_other_writes()
+    {
+        const layout& page = layout_at(1, kind::leaf);
+        other_writes_ = page.mask(role::dirty_modifier) | (shadow_stacks() ? dirty.mask() : 0);
+        if constexpr (requires { Description::other_writes(features_, fields()); }) {
+            other_writes_ |= Description::other_writes(features_, fields());
+        }
+        revocable_writes_ = other_writes_ & ~page.permission_mask();
+        for (unsigned level = 1; level <= shape_.levels; ++level) {
+            for (const kind k : {kind::leaf, kind::run}) {
+                if (exists(level, k)) revocable_writes_ &= ~layout_at(level, k).mask(role::software);
+            }
+        }
     }
 
     constexpr void find_in_place(entries existing)
@@ -424,6 +524,9 @@ private:
     layout layouts_[max_levels + 1][kind_count - 1];  // by level; row 0 is the level that no format has
     detail::kind_tests kinds_[max_levels + 1];
     combination combinations_[combination_count()];
+    detail::quick_test page_test_;
+    std::uint64_t other_writes_ = 0;
+    std::uint64_t revocable_writes_ = 0;
 };
 
 /// A format whose features are constants: an empty object, and all that it says is constant.
@@ -441,7 +544,10 @@ struct constant_format {
     static_assert(value.wrong().what != defect::physical_bits,
                   "ptebits: this format does not have these physical_bits (x86: 32 to 52)");
     static_assert(value.wrong().what != defect::encryption_bit,
-                  "ptebits: encryption_bit lies outside the address field (bits 32 to 51 of a 64-bit entry)");
+                  "ptebits: encryption_bit, shared_bit or key_id_bits lies outside the address field (x86: bits 32 to "
+                  "51 of a 64-bit entry; shared_bit below physical_bits)");
+    static_assert(value.wrong().what != defect::always_on,
+                  "ptebits: large_pages is off, but only 32-bit entries can be without them (CR4.PSE)");
     static_assert(value.wrong().what != defect::software_bit_in_use,
                   "ptebits: a software bit is claimed that the hardware uses under these features");
     static_assert(value.wrong().what != defect::two_accessed_bits,
@@ -454,7 +560,7 @@ struct constant_format {
     static_assert(value.wrong().what != defect::name_in_two_places,
                   "ptebits: a named field of this format stands in two places");
     static_assert(value.wrong().what != defect::flag_of_several_bits,
-                  "ptebits: an accessed or dirty flag of this format is not one bit");
+                  "ptebits: an accessed, dirty, encryption or shared bit of this format is not one bit");
     static_assert(value.wrong().what != defect::kinds_alike,
                   "ptebits: two kinds of entries of this format cannot be told apart");
     static_assert(value.wrong().what != defect::address_in_pieces,
@@ -471,8 +577,8 @@ template <class Features>
 
 /// Formats and masks whose answers are constants, so that misuse need not compile.
 template <class F>
-concept constant_masks =
-    entry_masks<F> && requires { typename std::bool_constant<(F{}.operator->()->accessed.mask() == 0)>; };
+concept constant_masks = entry_masks<F> && std::is_empty_v<F> &&
+                         requires { typename std::bool_constant<(F{}.operator->()->accessed.mask() == 0)>; };
 
 namespace detail {
 /// The object of a type of constants.
@@ -527,6 +633,19 @@ template <entry_format F>
         }
     }
     return any;
+}
+
+/// Whether a top table of the format may lie at this physical address (bytes): aligned to the table's
+/// size, which is 32 bytes in PAE, and within the physical width. The bits of a register beside the root
+/// make it none: x86_registers.hpp has the root from a register.
+template <entry_format F>
+[[nodiscard]] PTEBITS_INLINE constexpr bool is_root(std::uint64_t root, const F& format) noexcept
+{
+    const shape& s = format->shape();
+    if (s.levels == 0 || (root & ones(s.table_shift(s.levels) - 1U, 0)) != 0) return false;
+    const layout& page = format->layout_at(1, kind::leaf);
+    const std::uint64_t in_page = root & ones(s.granule - 1U, 0);
+    return page.address_in(page.address_bits(root)) == root - in_page;
 }
 
 }  // namespace ptebits

@@ -38,6 +38,7 @@ enum class role : std::uint8_t {
     reserved,        ///< must be 0 in a present entry
     beyond,          ///< address bits above the physical width, where they fault in their own way
 };
+/// How many roles there are.
 inline constexpr unsigned role_count = static_cast<unsigned>(role::beyond) + 1;
 
 [[nodiscard]] constexpr const char* name(role r) noexcept
@@ -60,7 +61,7 @@ struct use {
     bool sized = false;           ///< an address that has the size of its page in it
     role below = role::reserved;  ///< what address bits are below the page
     role above = role::reserved;  ///< and above the physical width
-    std::uint64_t value = 0;      ///< of role::fixed and role::written
+    std::uint64_t value = 0;      ///< of role::fixed and role::written, and what encode() writes
 
     constexpr use() = default;
     constexpr use(role r) noexcept : is(r) {}
@@ -77,6 +78,13 @@ struct use {
 [[nodiscard]] constexpr use writes(std::uint64_t value) noexcept
 {
     use u = role::written;
+    u.value = value;
+    return u;
+}
+/// Bits of a role that encode() gives this value.
+[[nodiscard]] constexpr use encoded_as(role r, std::uint64_t value) noexcept
+{
+    use u = r;
     u.value = value;
     return u;
 }
@@ -115,6 +123,7 @@ struct optional_bits {
     constexpr optional_bits(unsigned index) noexcept : given(true), high(index), low(index) {}
     constexpr optional_bits(unsigned highest, unsigned lowest) noexcept : given(true), high(highest), low(lowest) {}
     [[nodiscard]] constexpr field bits() const noexcept { return given ? ptebits::bits(high, low) : field{}; }
+    [[nodiscard]] constexpr bool several() const noexcept { return given && high > low; }
     [[nodiscard]] constexpr bool operator==(const optional_bits&) const = default;
 };
 
@@ -153,7 +162,8 @@ public:
     {
     }
 
-    /// Bits whose place is a feature, taken from bits of the role `from`.
+    /// Bits whose place is a feature, taken from bits of the role `from`. With role::address they
+    /// stay part of the address, and end it.
     constexpr row(const char* mnemonic, optional_bits Features::* at, entries scope, use used, role from,
                   entry_field Fields::* named = nullptr)
         : name(mnemonic), in(scope), is(used), member(named), place(at), takes(from)
@@ -208,11 +218,11 @@ enum class rule : std::uint8_t {
     beyond_the_width,      ///< address bits above the physical width, where these are not reserved
     page_size,             ///< a coded size that pages of this level do not have
     next_level,            ///< a next level that is none below this one
-    write_without_read,    ///< W set, R clear
+    write_without_read,    ///< W set, or EPT's PW, and R clear
     execute_without_read,  ///< execution granted, R clear, on a CPU without execute-only pages
     memory_type,           ///< a memory type that is not one
 };
-// Counted by the last: add others before it, so that one without a name does not compile.
+/// How many rules there are. Counted by the last: add others before it, so that one without a name does not compile.
 inline constexpr unsigned rule_count = static_cast<unsigned>(rule::memory_type) + 1;
 
 [[nodiscard]] constexpr const char* name(rule r) noexcept
@@ -250,6 +260,7 @@ enum class defect : std::uint8_t {
     levels,                ///< the format has no tables of so many levels
     physical_bits,         ///< a physical-address width that the format does not have
     encryption_bit,        ///< bits claimed from the address that are not address bits 32 and up
+    always_on,             ///< a feature is off that tables of so many levels always have
     software_bit_in_use,   ///< a software bit that the hardware uses under these features
     two_accessed_bits,     ///< a software accessed bit beside the hardware's
     memory_bits,           ///< memory may end at the last address: no absent entry points past it
@@ -257,9 +268,10 @@ enum class defect : std::uint8_t {
     rows_overlap,          ///< two rows claim the same bit of an entry
     bit_without_role,      ///< no row claims a bit of an entry
     name_in_two_places,    ///< one named field, different bits in different entries
-    flag_of_several_bits,  ///< an accessed or dirty flag that is not one bit
+    flag_of_several_bits,  ///< an accessed, dirty, encryption or shared bit that is not one bit
     kinds_alike,           ///< two kinds of entries that cannot be told apart
     address_in_pieces,     ///< an address in more than two pieces
+    no_format,             ///< a run-time format that was made without features
 };
 
 [[nodiscard]] constexpr const char* name(defect d) noexcept
@@ -268,6 +280,7 @@ enum class defect : std::uint8_t {
                                      "the format has no tables of so many levels",
                                      "the format does not have this physical-address width",
                                      "bits are claimed from outside the address",
+                                     "a feature is off that tables of so many levels always have",
                                      "the hardware uses the software bit",
                                      "two accessed bits",
                                      "no address lies past the memory",
@@ -277,8 +290,9 @@ enum class defect : std::uint8_t {
                                      "a named field stands in two places",
                                      "a flag is not one bit",
                                      "two kinds of entries cannot be told apart",
-                                     "an address stands in more than two pieces"};
-    static_assert(sizeof names / sizeof *names == static_cast<unsigned>(defect::address_in_pieces) + 1);
+                                     "an address stands in more than two pieces",
+                                     "no features were given"};
+    static_assert(sizeof names / sizeof *names == static_cast<unsigned>(defect::no_format) + 1);
     return detail::word_of(names, static_cast<unsigned>(d));
 }
 
@@ -295,7 +309,7 @@ struct layout {
     std::uint64_t masks[role_count] = {};  ///< by role; they do not overlap
     std::uint64_t all = 0;                 ///< the bits that an entry has
     std::uint64_t denying = 0;             ///< permissions that are denied by a set bit
-    std::uint64_t value = 0;               ///< of the fixed and the written bits
+    std::uint64_t value = 0;               ///< of the fixed, the written and other bits that encode() writes
     address_piece pieces[2] = {};          ///< of the address
     unsigned offset_bits = 0;              ///< bits of an address that the page or table does not hold
     bool sized = false;                    ///< the address has the size of its page in it
@@ -323,7 +337,7 @@ struct layout {
     }
 
     /// The address bits of an entry for a physical address; what they cannot hold is left out.
-    [[nodiscard]] constexpr std::uint64_t address_bits(std::uint64_t physical) const noexcept
+    [[nodiscard]] PTEBITS_INLINE constexpr std::uint64_t address_bits(std::uint64_t physical) const noexcept
     {
         return placed(pieces[0], physical) | placed(pieces[1], physical);
     }
@@ -403,8 +417,9 @@ public:
         address_end_ = switches_.physical_bits;
         for (const auto& r : Description::rows) {
             if (r.takes != role::address || !(switches_.*r.place).given) continue;
-            const unsigned at = (switches_.*r.place).low;
-            if (at < address_end_) address_end_ = at;
+            const optional_bits& at = switches_.*r.place;
+            const unsigned end = r.is.is == role::address ? at.high + 1 : at.low;
+            if (end < address_end_) address_end_ = end;
         }
     }
 
@@ -482,6 +497,7 @@ private:
                                : k == kind::none ? 0
                                                  : shape_.page_shift(level);
         std::uint64_t field_mask = 0;
+        std::uint64_t weighed = 0;  // address bits that a row holds
         unsigned pieces = 0;
         l.offset_bits = 64;
         for (unsigned n = 0; n < addresses.count; ++n) {
@@ -503,6 +519,9 @@ private:
             l.mask(u.above) |= mask & above & ~below & ~claimed;
             if (usable != 0) {
                 const unsigned holds = weight + (first - low);
+                const std::uint64_t weights = usable >> first << holds;
+                l.note(defect::rows_overlap, (weighed & weights) != 0 ? usable : 0);
+                weighed |= weights;
                 if (pieces < 2) {
                     l.pieces[pieces] = {field{usable}, holds};
                 } else {
@@ -526,12 +545,16 @@ private:
             const row_type& r = *placed.rows[n];
             const std::uint64_t mask = r.bits_at(switches_).mask();
             const bool from_address = r.takes == role::address;
-            const std::uint64_t free = from_address ? address_field & ~ones(min_physical_bits - 1, 0) : l.mask(r.takes);
+            const bool stays = r.is.is == role::address;
+            const std::uint64_t free =
+                from_address ? (stays ? l.mask(role::address) : address_field) & ~ones(min_physical_bits - 1, 0)
+                             : l.mask(r.takes);
             if (mask == 0 || (mask & ~free) != 0) {
                 l.note(from_address ? defect::encryption_bit : defect::software_bit_in_use,
                        mask != 0 ? mask : ~std::uint64_t{0});
                 continue;
             }
+            if (stays) continue;
             for (std::uint64_t& m : l.masks) m &= ~mask;
             l.mask(r.is.is) |= mask;
             if (r.is.denies) l.denying |= mask;

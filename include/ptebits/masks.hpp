@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSL-1.0
-// Masks set once at start-up, the way a shadow MMU does it, with the accessed shift
-// derived from the accessed mask.
+// Masks that are set once at start-up, as a shadow MMU does, with the accessed shift derived from
+// the accessed mask.
 #pragma once
 
 #include <cstdint>
@@ -26,7 +26,7 @@ enum class masks_error : std::uint8_t {
     accessed_several_bits,  ///< more than one bit where one is meant
     dirty_several_bits,
     no_execute_several_bits,
-    overlap,            ///< one bit in two masks; present may share the permissions' bits
+    overlap,            ///< a bit in two masks; only present may share bits, with permissions
     execute_both_ways,  ///< both a bit that denies execution and bits that grant it
 };
 
@@ -63,9 +63,8 @@ namespace broken {
 /// operations on tables take them in place of a format.
 class masks {
 public:
-    /// Masks from a shadow MMU's settings. Where check() finds fault, error() tells which: look
-    /// at it first. Faulty masks match no entry: nothing is present, nothing but unmap() changes a slot,
-    /// and age() stops the program.
+    /// Masks from a shadow MMU's settings. Errors: error() is what check() finds; test it first. With
+    /// faulty masks no entry is present, nothing but unmap() changes a slot, and age() stops the program.
     [[nodiscard]] static constexpr masks from(const mask_values& values) noexcept { return masks(values); }
 
     [[nodiscard]] constexpr const masks* operator->() const noexcept { return this; }
@@ -104,7 +103,7 @@ private:
 };
 
 namespace detail {
-/// The masks of masks_of, an empty object.
+/// Constant masks as an object of an empty type.
 template <mask_values Values>
 struct constant_mask_set {
     static_assert(check(Values) != masks_error::no_present_bit, "ptebits: a present mask of 0 makes no entry present");

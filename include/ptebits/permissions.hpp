@@ -13,9 +13,11 @@ namespace ptebits {
 struct permissions {
     bool read = true;
     bool write = true;
-    bool execute = true;       ///< in supervisor mode, where the format tells modes apart
-    bool user = true;          ///< any access in user mode
-    bool user_execute = true;  ///< execution in user mode
+    bool execute = true;  ///< in supervisor mode, where the format tells modes apart
+    bool user = true;     ///< any access in user mode
+    /// Execution in user mode. Who does not mention it grants it where both user access and execution are
+    /// granted, so that a feature that tells the modes apart opens nothing.
+    bool user_execute = execute && user;
 
     [[nodiscard]] constexpr bool operator==(const permissions&) const = default;
 

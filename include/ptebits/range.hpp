@@ -2,11 +2,11 @@
 // Ageing and harvesting all pages of an address range, through the tables that map it.
 //
 // `memory(physical address)` returns a pointer to the slot there, or null where there is
-// none, as in walk(). It is asked once for each table, with the table's address, and the
-// pointer must be good for all of the table (4 slots at the top of PAE, 1024 slots of 4
-// bytes in two-level tables, else 512); nothing else is read. Meanwhile the tables must
-// stay where they are (kept by a lock or a grace period), and no large leaf may be split;
-// entries may change in any other way.
+// none, as in walk(). It is called once for each table, with the table's address, and the
+// pointer must be valid for the whole table (4 slots at the top of PAE, 1024 slots of 4
+// bytes in two-level tables, else 512). Nothing else is read. Meanwhile no table may be
+// freed (hold a lock or a grace period); entries may change in any way. If a large leaf is split meanwhile, the
+// entry that refers to the table may lose A, and the bit where a leaf has D.
 #pragma once
 
 #include <cstddef>
@@ -22,20 +22,22 @@ namespace ptebits {
 enum class subtrees : std::uint8_t {
     all,
     /// Only those whose table entries are accessed, where the format has A in them. Clears
-    /// A of the table entries that it follows and whose whole span lies in the range. The
-    /// price is a flush of the TLB and paging-structure caches after every pass: a CPU that
-    /// remembers a table entry sets A below it without setting A in it again, and the next
-    /// pass would find all of that old. For the same reason one range must not be aged by
-    /// two that skip, and pages below a table that memory did not hand out may look old.
+    /// A of the table entries that it follows and whose whole span lies in the range.
+    /// Precondition: nobody else ages the same range in this way. Flush: the TLB and
+    /// paging-structure caches, after every pass. Otherwise a CPU that has a table entry cached sets A
+    /// below it without setting A in it again, and the next pass finds all pages there old. For the
+    /// same reason pages below a table that memory did not return may look old.
     accessed,
 };
 
 /// What a pass over a range did.
 struct range_counts {
     std::uint64_t pages = 0;    ///< pages reported
-    std::uint64_t tables = 0;   ///< tables looked at
-    std::uint64_t missing = 0;  ///< tables that memory did not hand out
-    std::uint64_t illegal = 0;  ///< present entries above level 1 that break a rule: left alone
+    std::uint64_t tables = 0;   ///< tables read
+    std::uint64_t missing = 0;  ///< tables that memory did not return
+    /// Present entries above level 1 that break a rule: left alone. Those of level 1 are left alone
+    /// too, but not counted, since most slots of that level are not read one by one.
+    std::uint64_t illegal = 0;
     std::uint64_t skipped = 0;  ///< table entries not followed because they were not accessed
 
     [[nodiscard]] constexpr bool operator==(const range_counts&) const = default;
@@ -44,7 +46,7 @@ struct range_counts {
 namespace detail {
 
 /// Does an operation to every leaf that maps a part of a range, and reports where it was
-/// done. The way back up is kept in an array with one place for each level.
+/// done. An array keeps, for each level, where to go on.
 template <slot_word Word, class Operation, entry_format F, class Memory, class Report, slot_access Access>
 constexpr range_counts clear_in_range(const Operation& clear, const F& format, std::uint64_t root,
                                       inclusive_range range, Memory& memory, Report& report, subtrees enter_those,
@@ -57,6 +59,7 @@ constexpr range_counts clear_in_range(const Operation& clear, const F& format, s
     const shape& t = format->shape();
     range_counts counts;
     if (t.levels == 0) return counts;  // a format that is wrong()
+    if (!is_root(root, format)) return {.missing = 1};
     const inclusive_range part = t.translated_part(range);
     if (part.empty()) return counts;
 
@@ -87,7 +90,7 @@ constexpr range_counts clear_in_range(const Operation& clear, const F& format, s
             const std::uint64_t last = here.last - block < block_slots ? here.last - block : block_slots - 1;
             const std::uint64_t look_at = ones(static_cast<unsigned>(last), static_cast<unsigned>(here.next - block));
             const std::uint64_t count = slots - block < block_slots ? slots - block : block_slots;
-            std::uint64_t done = clear_in_block(here.slots + block, count, look_at, clear, access);
+            std::uint64_t done = clear_in_block(here.slots + block, count, look_at, clear, access, level);
             here.next = block + last + 1;
             for (; done != 0; done &= done - 1) {
                 const std::uint64_t slot = block + static_cast<unsigned>(std::countr_zero(done));
@@ -98,7 +101,11 @@ constexpr range_counts clear_in_range(const Operation& clear, const F& format, s
         const std::uint64_t begin = here.begin + (here.next << t.page_shift(level));
         Word& slot = here.slots[here.next++];
         const Word entry = access.load(slot);
-        if (!present(entry, format)) continue;
+        if (!present(entry, format)) {
+            // Nothing, unless it is tracked.
+            if (clear(slot, access, level)) found(begin, t.page_shift(level));
+            continue;
+        }
         if (!legal(entry, level, format)) {
             ++counts.illegal;
             continue;
@@ -106,7 +113,7 @@ constexpr range_counts clear_in_range(const Operation& clear, const F& format, s
         const kind k = kind_of(entry, level, format);
         const layout& l = format->layout_at(level, k);
         if (k != kind::table) {
-            if (clear(slot, access)) found(begin, t.page_shift(level));
+            if (clear(slot, access, level)) found(begin, t.page_shift(level));
             continue;
         }
         const bool may_skip = enter_those == subtrees::accessed && l.mask(role::accessed) != 0;
@@ -119,7 +126,7 @@ constexpr range_counts clear_in_range(const Operation& clear, const F& format, s
             ++counts.missing;
             continue;
         }
-        // Before the leaves: a use that comes between sets A in both again.
+        // Cleared before the leaves: a use between the two sets A in both again.
         const std::uint64_t end = begin + ones(t.page_shift(level) - 1, 0);
         if (may_skip && begin >= part.first && end <= part.last) {
             test_and_clear(slot, field{l.mask(role::accessed)}, access);
@@ -131,7 +138,7 @@ constexpr range_counts clear_in_range(const Operation& clear, const F& format, s
     return counts;
 }
 
-/// The format of what age_range() goes by.
+/// The format in the argument `by` of age_range() and harvest_range().
 template <entry_format F>
 [[nodiscard]] constexpr const F& format_of(const F& format) noexcept
 {
@@ -151,8 +158,8 @@ template <entry_format F, unsigned S>
 /// entries that break no rule; guarantees, precondition and order of each leaf: age().
 ///
 /// Addresses are reported in order, a large page once and from its beginning. Tables may
-/// share tables, or contain themselves: each way to a page counts, and only the range and
-/// the number of levels bound the time.
+/// share tables, or contain themselves: a page is reported for each way to it, and only the range
+/// and the number of levels bound the time.
 template <class By, class Memory, class Report, slot_access Access = atomic_access<>>
     requires requires(const By& by) { detail::format_of(by); }
 constexpr range_counts age_range(const By& by, std::uint64_t root, inclusive_range range, Memory&& memory,
@@ -166,15 +173,17 @@ constexpr range_counts age_range(const By& by, std::uint64_t root, inclusive_ran
 }
 
 /// Harvests every leaf, large ones included, that maps a part of a range, and calls
-/// report(address, size) for each page that may have been written. Needs one flush before
-/// the pages count as clean, if there are any. As age_range() but that it never skips: a
-/// page that looks old is no harm, a page that wrongly looks clean is lost.
-template <entry_format F, class Memory, class Report, slot_access Access = atomic_access<>>
-constexpr range_counts harvest_range(const F& format, std::uint64_t root, inclusive_range range, Memory&& memory,
+/// report(address, size) for each page that may have been written. Like age_range(), but never skips
+/// subtrees: a page that wrongly looks clean would be lost. Flush: one before the pages count as
+/// clean, if there are any.
+template <class By, class Memory, class Report, slot_access Access = atomic_access<>>
+    requires requires(const By& by) { detail::format_of(by); }
+constexpr range_counts harvest_range(const By& by, std::uint64_t root, inclusive_range range, Memory&& memory,
                                      Report&& report, Access access = {})
 {
+    const auto& format = detail::format_of(by);
     return with_slots_of(format, memory, [&]<class Word>(std::type_identity<Word>) {
-        return detail::clear_in_range<Word>(detail::dirty_harvesting<F>{format}, format, root, range, memory, report,
+        return detail::clear_in_range<Word>(detail::dirty_harvesting<By>{by}, format, root, range, memory, report,
                                             subtrees::all, access);
     });
 }

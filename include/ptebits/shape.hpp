@@ -81,8 +81,15 @@ public:
         return table + index(address, level) * entry_bytes();
     }
 
-    /// Whether the bits above those that are translated are as they must be.
-    [[nodiscard]] constexpr bool translates(std::uint64_t address) const noexcept
+    /// Whether a table of level `below`, to which an entry of a level refers, translates an address. One that skips
+    /// levels translates the first addresses of its span alone, whose bits for these levels are 0.
+    [[nodiscard]] constexpr bool reaches(unsigned level, unsigned below, std::uint64_t address) const noexcept
+    {
+        return below + 1 == level || (address & ones(page_shift(level) - 1, page_shift(below + 1))) == 0;
+    }
+
+    /// Whether the address bits that no table translates are as they must be.
+    [[nodiscard]] PTEBITS_INLINE constexpr bool translates(std::uint64_t address) const noexcept
     {
         const unsigned bits = address_bits();
         if (bits == 64) return true;
@@ -98,8 +105,8 @@ public:
         return address >> bits == 0;
     }
 
-    /// The address as programs see it, from an offset into what the tables translate.
-    [[nodiscard]] constexpr std::uint64_t extended(std::uint64_t offset) const noexcept
+    /// The address that programs use, from an offset into what the tables translate.
+    [[nodiscard]] PTEBITS_INLINE constexpr std::uint64_t extended(std::uint64_t offset) const noexcept
     {
         const std::uint64_t upper = ~space();
         const bool set = above == extension::ones ||
@@ -108,8 +115,8 @@ public:
     }
 
     /// The part of a range that the tables translate, as offsets into what they translate.
-    /// Empty where they translate none of it.
-    [[nodiscard]] constexpr inclusive_range translated_part(inclusive_range range) const noexcept
+    /// Empty if they translate none of it.
+    [[nodiscard]] PTEBITS_INLINE constexpr inclusive_range translated_part(inclusive_range range) const noexcept
     {
         if (range.empty()) return {1, 0};
         std::uint64_t low_end = space();      // the last address of the lower part
@@ -148,7 +155,7 @@ struct slot_run {
     std::uint64_t last = 0;
 
     constexpr slot_run() = default;
-    /// Those of a table of a level. Precondition: it translates some of the range.
+    /// The slots of a table of a level. Precondition: it translates some of the range.
     constexpr slot_run(const shape& s, unsigned level, std::uint64_t table_begin, inclusive_range part) noexcept
         : begin(table_begin), last(ones(s.index_bits_at(level) - 1U, 0))
     {

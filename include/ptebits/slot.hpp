@@ -2,10 +2,10 @@
 // Operations on a live entry in memory: a slot. The only header that touches one.
 //
 // Hardware sets A and D with locked read-modify-writes at any moment, so every change
-// here is one atomic operation; whatever else changes the slot meanwhile is kept.
+// here is one atomic operation, and other changes of the slot meanwhile are kept.
 // An access policy, the last argument, says how memory is reached:
 //   atomic_access<>                      the default; acquire loads, release stores
-//   atomic_access<order::relaxed>        where other code orders
+//   atomic_access<order::relaxed>        where other code orders the accesses
 //   plain_access                         simulators of one thread
 //   little_endian_access<...>            guest memory on a host of either byte order
 // All operations also run in constant expressions, where they are plain code.
@@ -32,7 +32,7 @@ concept slot_word = std::unsigned_integral<Word> && (sizeof(Word) == 8 || sizeof
 /// Memory order of atomic_access. Loads and stores take the half that applies to them.
 enum class order : std::uint8_t { relaxed, acq_rel, seq_cst };
 
-/// An order in words, as its enumerator is called.
+/// The name of an order, as in the enumeration.
 [[nodiscard]] constexpr const char* name(order o) noexcept
 {
     constexpr const char* names[] = {"relaxed", "acq_rel", "seq_cst"};
@@ -90,6 +90,24 @@ struct plain_access {
     }
 };
 
+namespace detail {
+
+/// The orders of each kind of operation.
+template <order Order>
+struct barriers_of {
+    static constexpr int load = Order == order::relaxed   ? barrier::none
+                                : Order == order::acq_rel ? barrier::acquire
+                                                          : barrier::seq_cst;
+    static constexpr int store = Order == order::relaxed   ? barrier::none
+                                 : Order == order::acq_rel ? barrier::release
+                                                           : barrier::seq_cst;
+    static constexpr int update = Order == order::relaxed   ? barrier::none
+                                  : Order == order::acq_rel ? barrier::acq_rel
+                                                            : barrier::seq_cst;
+};
+
+}  // namespace detail
+
 /// Atomic operations on slots that hardware or other threads use. Precondition: slots are
 /// aligned to their size.
 template <order Order = order::acq_rel>
@@ -98,49 +116,49 @@ struct atomic_access {
     [[nodiscard]] static constexpr Word load(const Word& slot) noexcept
     {
         if (std::is_constant_evaluated()) return plain_access::load(slot);
-        return detail::slot_load<on_load>(slot);
+        return detail::slot_load<barriers::load>(slot);
     }
     template <slot_word Word>
     static constexpr void store(Word& slot, Word value) noexcept
     {
         if (std::is_constant_evaluated()) return plain_access::store(slot, value);
-        detail::slot_store<on_store>(slot, value);
+        detail::slot_store<barriers::store>(slot, value);
     }
     template <slot_word Word>
     static constexpr Word exchange(Word& slot, Word value) noexcept
     {
         if (std::is_constant_evaluated()) return plain_access::exchange(slot, value);
-        return detail::slot_exchange<on_update>(slot, value);
+        return detail::slot_exchange<barriers::update>(slot, value);
     }
     template <slot_word Word>
     static constexpr bool compare_exchange(Word& slot, Word& expected, Word desired) noexcept
     {
         if (std::is_constant_evaluated()) return plain_access::compare_exchange(slot, expected, desired);
-        return detail::slot_compare_exchange<on_update, on_load>(slot, expected, desired);
+        return detail::slot_compare_exchange<barriers::update, barriers::load>(slot, expected, desired);
     }
     template <slot_word Word>
     static constexpr Word fetch_or(Word& slot, Word mask) noexcept
     {
         if (std::is_constant_evaluated()) return plain_access::fetch_or(slot, mask);
-        return detail::slot_fetch_or<on_update>(slot, mask);
+        return detail::slot_fetch_or<barriers::update>(slot, mask);
     }
     template <slot_word Word>
     static constexpr Word fetch_and(Word& slot, Word mask) noexcept
     {
         if (std::is_constant_evaluated()) return plain_access::fetch_and(slot, mask);
-        return detail::slot_fetch_and<on_update>(slot, mask);
+        return detail::slot_fetch_and<barriers::update>(slot, mask);
     }
     template <slot_word Word>
     static constexpr bool test_and_set(Word& slot, unsigned shift) noexcept
     {
         if (std::is_constant_evaluated()) return plain_access::test_and_set(slot, shift);
-        return detail::slot_test_and_set<on_update>(slot, shift);
+        return detail::slot_test_and_set<barriers::update>(slot, shift);
     }
     template <slot_word Word>
     static constexpr bool test_and_clear(Word& slot, unsigned shift) noexcept
     {
         if (std::is_constant_evaluated()) return plain_access::test_and_clear(slot, shift);
-        return detail::slot_test_and_clear<on_update>(slot, shift);
+        return detail::slot_test_and_clear<barriers::update>(slot, shift);
     }
 
     /// Replaces two neighbouring slots at once if both are as expected, where the target
@@ -154,21 +172,12 @@ struct atomic_access {
     }
 
 private:
-    using barrier = detail::barrier;
-    static constexpr int on_load = Order == order::relaxed   ? barrier::none
-                                   : Order == order::acq_rel ? barrier::acquire
-                                                             : barrier::seq_cst;
-    static constexpr int on_store = Order == order::relaxed   ? barrier::none
-                                    : Order == order::acq_rel ? barrier::release
-                                                              : barrier::seq_cst;
-    static constexpr int on_update = Order == order::relaxed   ? barrier::none
-                                     : Order == order::acq_rel ? barrier::acq_rel
-                                                               : barrier::seq_cst;
+    using barriers = detail::barriers_of<Order>;
 };
 
 namespace detail {
 
-/// Asks for the cache line of a slot that will be looked at soon. A hint, without an effect.
+/// Prefetches the cache line of a slot that will be read soon. A hint only.
 template <slot_word Word>
 constexpr void prefetch([[maybe_unused]] const Word* slot) noexcept
 {
@@ -176,9 +185,9 @@ constexpr void prefetch([[maybe_unused]] const Word* slot) noexcept
     fetch_line(slot);
 }
 
-/// Whether this access may be taken to be the CPU's own to plain memory, so that several
-/// slots may be looked at, or exchanged, at once. A policy of one's own, a sanitizer and
-/// other targets see one slot at a time.
+/// Whether an access policy reaches plain memory by the CPU's own accesses, so that several
+/// slots may be read, or exchanged, at once. A caller's own policy, sanitizers and other
+/// targets get one slot at a time.
 template <class Access>
 inline constexpr bool several_at_once = false;
 template <order Order>
@@ -186,7 +195,7 @@ inline constexpr bool several_at_once<atomic_access<Order>> = neighbours_at_once
 
 }  // namespace detail
 
-/// Another policy's access to slots whose bytes stand in the other order than the host's.
+/// Another policy's access to slots whose byte order is not the host's.
 template <class Base = atomic_access<>>
 struct swapped_access {
     template <slot_word Word>
@@ -296,15 +305,15 @@ template <slot_word Word, slot_access Access = atomic_access<>>
     return access.load(slot);
 }
 
-/// Replaces the entry, losing what hardware set meanwhile. Precondition: the entry is not
-/// live, or frozen; see needs_atomic_update. Order: release.
+/// Replaces the entry; A and D that hardware sets meanwhile are lost. Precondition: the entry is not
+/// live, or is frozen; see needs_atomic_update(). Order: release.
 template <slot_word Word, slot_access Access = atomic_access<>>
 constexpr void store(Word& slot, std::type_identity_t<Word> value, Access access = {}) noexcept
 {
     access.store(slot, value);
 }
 
-/// Replaces the entry. Returns the old one, A and D as they were last. Order: acq_rel.
+/// Replaces the entry. Returns the old one, with A and D as they were last. Order: acq_rel.
 template <slot_word Word, slot_access Access = atomic_access<>>
 constexpr Word exchange(Word& slot, std::type_identity_t<Word> value, Access access = {}) noexcept
 {
@@ -377,9 +386,9 @@ constexpr Word test_and_clear(Word& slot, std::uint64_t mask, Access access = {}
     return static_cast<Word>(access.fetch_and(slot, static_cast<Word>(~bits_wanted)) & bits_wanted);
 }
 
-/// Replaces the entry by a pure function of it, trying again until no other change came
-/// between; stores nothing where the function changes nothing. Returns the entry that the
-/// function last saw. Order: acq_rel, or acquire if nothing was stored.
+/// Replaces the entry by a pure function of it; tries again if the entry changed meanwhile. Stores
+/// nothing if the function changes nothing. Returns the entry that the function was last called
+/// with. Order: acq_rel, or acquire if nothing was stored.
 template <slot_word Word, class Function, slot_access Access = atomic_access<>>
     requires std::convertible_to<std::invoke_result_t<Function&, Word>, Word>
 constexpr Word update(Word& slot, Function change, Access access = {})

@@ -31,6 +31,14 @@ struct entry_part {
 
     /// The manual's mnemonic, empty if it has none here.
     [[nodiscard]] constexpr const char* name() const noexcept { return in_force() ? from->name : ""; }
+
+    /// The mnemonic, or one word for bits that have none.
+    [[nodiscard]] constexpr const char* label() const noexcept
+    {
+        if (*name() != '\0') return name();
+        const bool is_word = is == role::address || is == role::software || is == role::written || is == role::reserved;
+        return is_word ? ptebits::name(is) : is == role::beyond ? "beyond" : "-";
+    }
 };
 
 /// The part of an entry that begins at a bit. Parts from bit 0 up, each beginning where the
@@ -51,7 +59,8 @@ template <described_format F>
         part.is = static_cast<role>(r);
         same = l.masks[r];
     }
-    if (part.is != role::none && (k == kind::none || format->exists(level, k))) {
+    const bool exists = k == kind::none || format->exists(level, k);
+    if (part.is != role::none && exists) {
         for (const row_type& r : description::rows) {
             if (!r.in.contains(level, k) || r.use_at(switches, level).is == role::none) continue;
             if (r.place != nullptr && !r.in_force(switches, level)) continue;
@@ -61,6 +70,10 @@ template <described_format F>
         }
     }
     if (part.from != nullptr) same &= part.from->bits_at(switches).mask();
+    for (const row_type& r : description::rows) {
+        if (!exists || r.place == nullptr || !r.in.contains(level, k) || !r.in_force(switches, level)) continue;
+        if (const std::uint64_t placed = r.bits_at(switches).mask(); (placed & lowest) == 0) same &= ~placed;
+    }
     part.bits = field{ones(low + static_cast<unsigned>(std::countr_one(same >> low)) - 1, low)};
     return part;
 }
@@ -235,14 +248,19 @@ constexpr void write_meaning(text_writer& out, const entry_part<Row>& part, std:
         out.put("level ").decimal(format->manual_level(static_cast<unsigned>(value)));
         return;
     case role::address:
-        out.put("address ").hex(format->layout_at(level, k).address_in(entry & part.bits.mask()));
+        out.put(*part.name() != '\0' ? "address " : "")
+            .hex(format->layout_at(level, k).address_in(entry & part.bits.mask()));
         return;
+    case role::software:
+        out.put("ignored by the MMU");
+        break;
+    case role::reserved:
+        out.put("must be 0");
+        break;
     case role::memory_type:
     case role::attribute:
     case role::dirty_modifier:
-    case role::software:
     case role::written:
-    case role::reserved:
     case role::beyond:
         out.put(name(part.is));
         break;
@@ -312,7 +330,8 @@ constexpr void write_summary(text_writer& out, std::uint64_t entry, unsigned lev
         case role::attribute:
         case role::accessed:
         case role::dirty:
-            if (value == 0) break;
+        case role::address:
+            if (value == 0 || (part.is == role::address && part.from->place == nullptr)) break;
             out.put(' ').put(*part.name() != '\0' ? part.name() : name(part.is));
             if (part.bits.width() > 1) out.put('=').decimal(static_cast<unsigned>(value));
             break;
@@ -335,7 +354,8 @@ constexpr bool write_rule(text_writer& out, const char* before, std::uint64_t en
     if (found.broken == rule::no_such_level) return false;
     if (!found) {
         if (present(entry, format)) return false;
-        const absent_error wrong = check_absent(entry, format);
+        // Without A and D, which are not software's alone to set.
+        const absent_error wrong = check_absent(entry & ~stray_bits(format), format);
         if (wrong == absent_error::none) return false;
         out.put(before).put(name(wrong));
         return true;
@@ -371,7 +391,7 @@ constexpr text_result describe(std::uint64_t entry, unsigned level, const F& for
 }
 
 /// An entry field by field: the line above, then a line for each field from bit 0 up, with
-/// the manual's mnemonic, bits, value and meaning, then the PAT index of ordinary entries and
+/// the manual's mnemonic or a word, bits, value and meaning, then the PAT index of ordinary entries and
 /// the rule that the entry breaks. Unnamed fields that are 0 are left out. Every line ends
 /// with a newline. An absent entry has the fields that the format has for one, most often none.
 template <described_format F>
@@ -389,9 +409,9 @@ constexpr text_result describe_fields(std::uint64_t entry, unsigned level, const
         low += part.bits.width();
         const std::uint64_t value = part.bits.get(entry);
         if (value == 0 && *part.name() == '\0' && part.is != role::address) continue;
-        out.put("  ").put(*part.name() != '\0' ? part.name() : "-");
-        out.column(8).bit_range(part.bits).column(15).number(value);
-        write_meaning(out.column(30), part, entry, level, k, format);
+        out.put("  ").put(part.label());
+        out.column(12).bit_range(part.bits).column(19).number(value);
+        write_meaning(out.column(34), part, entry, level, k, format);
         out.end_line();
     }
 

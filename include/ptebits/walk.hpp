@@ -12,11 +12,17 @@
 #include <cstdint>
 #include <type_traits>
 
+#include <ptebits/detail/quick_test.hpp>
 #include <ptebits/entry.hpp>
 #include <ptebits/memory.hpp>
 #include <ptebits/slot.hpp>
 
 namespace ptebits {
+
+namespace broken {
+[[noreturn]] inline void held_entry_of_no_level() noexcept { stop(); }
+[[noreturn]] inline void format_has_no_pdpte_registers() noexcept { stop(); }
+}  // namespace broken
 
 /// Why a walk did not reach an address.
 enum class fault_kind : std::uint8_t {
@@ -30,7 +36,13 @@ enum class fault_kind : std::uint8_t {
     misconfiguration,  ///< EPT; which rule is in `broken`
     not_canonical,     ///< x86's long mode, #GP or #SS
     address_too_wide,  ///< address bits above what the tables translate, or below them with skipped levels
-    memory_absent,     ///< `memory` has no slot there
+    wrong_half,        ///< x86's linear-address space separation (LASS), #GP or #SS
+    not_a_root,        ///< the root is no address of a top table: see the functions that take it from a register
+    restart,           ///< HLAT paging: the walk begins again at CR3, as ordinary paging
+    sub_page_miss,     ///< EPT: the sub-page permission table has no entry for the page
+    sub_page_misconfiguration,  ///< EPT: an entry of that table breaks a rule
+    second_stage,               ///< a guest's walk: the host's tables refuse the access to a table
+    memory_absent,              ///< `memory` has no slot there
 };
 
 [[nodiscard]] constexpr const char* name(fault_kind f) noexcept
@@ -45,6 +57,12 @@ enum class fault_kind : std::uint8_t {
                                      "misconfiguration",
                                      "address not canonical",
                                      "address too wide",
+                                     "address in the other mode's half",
+                                     "no root",
+                                     "HLAT paging ends here",
+                                     "no sub-page permissions",
+                                     "sub-page permissions misconfigured",
+                                     "the host's tables refuse the table",
                                      "no memory there"};
     static_assert(sizeof names / sizeof *names == static_cast<unsigned>(fault_kind::memory_absent) + 1);
     return detail::word_of(names, static_cast<unsigned>(f));
@@ -81,12 +99,36 @@ struct walk_result {
 
     /// Level of an entry of the path, where no level is skipped. Precondition: step < steps.
     [[nodiscard]] constexpr unsigned level_of(unsigned step) const noexcept { return top_level - step; }
+
+    /// The last entry of the path: the leaf that was reached, or the entry that faults; 0 where none was read.
+    [[nodiscard]] constexpr std::uint64_t last_entry() const noexcept { return steps != 0 ? path[steps - 1].entry : 0; }
 };
 
 static_assert(sizeof(walk_result) == 128);
 
 /// Whether a walk sets A and D.
 enum class update_flags : bool { no, yes };
+
+/// An entry that is held in a register or a cache, for a walk to begin with in place of a root: the one
+/// of `level` on the way to the address. It is neither read from memory nor changed.
+struct held_entry {
+    unsigned level = 0;
+    std::uint64_t entry = 0;
+};
+
+/// PAE's four top entries as the CPU holds them once CR3 was loaded, in place of a root.
+/// Intel SDM volume 3, "PDPTE Registers".
+struct pdpte_registers {
+    std::uint64_t entries[4] = {};
+};
+
+/// Slot address of a held entry in a walk's path.
+inline constexpr std::uint64_t no_slot = ~std::uint64_t{0};
+
+/// What a walk begins with: the physical address of the top table in bytes, or entries held elsewhere.
+template <class Root>
+concept walk_root =
+    std::convertible_to<Root, std::uint64_t> || std::same_as<Root, held_entry> || std::same_as<Root, pdpte_registers>;
 
 /// A format whose tables can be walked: the header of its regime is included.
 template <class F>
@@ -101,6 +143,42 @@ template <entry_format F>
 using controls_of = typename regime_of<F>::controls;
 
 namespace detail {
+
+/// Entries that were read on the way, and whether the slot behind them is known to be absent.
+struct entries_seen {
+    std::uint64_t entries[max_levels] = {};
+    unsigned count = 0;
+    bool no_memory = false;
+};
+
+/// Where a walk begins: at a table of the top level, or with an entry that is held elsewhere.
+struct walk_origin {
+    std::uint64_t table = 0;
+    unsigned level = 0;
+    bool held = false;
+    std::uint64_t entry = 0;  // if held
+};
+
+/// A root in the type that walks take.
+template <walk_root Root>
+[[nodiscard]] PTEBITS_INLINE constexpr auto as_root(const Root& root) noexcept
+{
+    if constexpr (std::convertible_to<Root, std::uint64_t>) {
+        return static_cast<std::uint64_t>(root);
+    } else {
+        return root;
+    }
+}
+
+/// The format that walks the slow path for F: its run-time twin where F is one of constants, so that
+/// all formats of one description share that code.
+template <entry_format F>
+[[nodiscard]] constexpr const auto& shared_format_of(const F& format) noexcept
+{
+    return *format.operator->();
+}
+template <entry_format F>
+using shared_format = std::remove_cvref_t<std::invoke_result_t<decltype(shared_format_of<F>), const F&>>;
 
 /// One walk over tables whose entries have the size of Word. Kept apart from walk() so
 /// that the size is known where memory is reached.
@@ -117,12 +195,14 @@ public:
 
     constexpr table_walk(const F& format, Memory& memory, Access how) : format_(format), memory_(memory), how_(how) {}
 
-    /// Looks, and sets A and D where all is allowed; starts over if an entry changed meanwhile.
+    /// Walks from a root, and sets A and D where all is allowed; starts over if an entry changed meanwhile.
     PTEBITS_INLINE constexpr walk_result run(std::uint64_t root, std::uint64_t address, const access& a,
                                              const controls& cpu, update_flags update)
     {
         walk_result r;
-        r.fault = refusal(address);
+        r.fault = admit(address, a, cpu);
+        if (r && !is_root(root, format_)) [[unlikely]]
+            r.fault = fault_kind::not_a_root;
         if (!r) {
             clear_path(r, 0);
             return r;
@@ -132,7 +212,7 @@ public:
             footing on;
             if (fast_walk<constant<F>->shape().levels>(r, on, seen, root, address)) [[likely]] {
                 on.rights.know(sure_permission);
-                if (settle(r, on, a, cpu, update)) [[likely]]
+                if (settle(r, on, address, a, cpu, update)) [[likely]]
                     return r;
                 seen = {};  // an entry changed after it was judged
             } else if (!seen.no_memory && !present(seen.entries[seen.count - 1], format_)) {
@@ -140,8 +220,33 @@ public:
                 return r;
             }
         }
-        r = slow_walk(seen, root, address, a, cpu, update);
+        r = shared().slow_walk({.table = root, .level = format_->shape().levels}, seen, address, a, cpu, update);
         return r;
+    }
+
+    /// The same from an entry that is held elsewhere. Precondition: the format has its level.
+    constexpr walk_result run(const held_entry& from, std::uint64_t address, const access& a, const controls& cpu,
+                              update_flags update)
+    {
+        walk_result r;
+        r.fault = admit(address, a, cpu);
+        if (!r) {
+            clear_path(r, 0);
+            return r;
+        }
+        if (from.level < 1 || from.level > format_->shape().levels) broken::held_entry_of_no_level();
+        const walk_origin origin{.level = from.level, .held = true, .entry = from.entry};
+        return shared().slow_walk(origin, {}, address, a, cpu, update);
+    }
+    constexpr walk_result run(const pdpte_registers& from, std::uint64_t address, const access& a, const controls& cpu,
+                              update_flags update)
+    {
+        if constexpr (constant_masks<F>) {
+            static_assert(constant<F>->shape().levels == 3, "ptebits: only PAE paging has PDPTE registers");
+        }
+        const unsigned top = format_->shape().levels;
+        if (top != 3 || format_->shape().index_bits_at(top) != 2) broken::format_has_no_pdpte_registers();
+        return run(held_entry{top, from.entries[format_->shape().index(address, top)]}, address, a, cpu, update);
     }
 
     /// The same for several addresses, in groups: the entries of one group are fetched before
@@ -150,7 +255,7 @@ public:
                              const controls& cpu, update_flags update, walk_result* results)
     {
         constexpr std::size_t group = 16;  // about as many as a core fetches at once
-        slot_pointer slots[group];
+        ahead slots[group];
         std::size_t walked = 0;
         for (std::size_t fetched = 0; walked < count;) {
             const std::size_t n = count - fetched < group ? count - fetched : group;
@@ -161,8 +266,18 @@ public:
         }
     }
 
+    /// Sets A and D as a walk without updates found that they would be. Returns what became of it.
+    constexpr slot_change commit(const walk_result& r, bool writes)
+    {
+        if (!r) return slot_change::changed;
+        walk_result done = r;
+        if (!set_flags(done, writes, update_flags::yes)) return slot_change::changed;
+        return done ? slot_change::done : slot_change::no_slot;
+    }
+
 private:
-    using slot_pointer = std::invoke_result_t<decltype(slot_in<Word, Memory>), Memory&, std::uint64_t>;
+    template <slot_word, walkable_format, class, slot_access>
+    friend class table_walk;
 
     /// What the access is judged by: the permissions of all entries, and the leaf.
     struct footing {
@@ -170,14 +285,23 @@ private:
         std::uint64_t leaf = 0;
     };
 
-    /// Entries that were read on the way, and whether the slot behind them is known to be absent.
-    struct entries_seen {
-        std::uint64_t entries[max_levels] = {};
-        unsigned count = 0;
-        bool no_memory = false;
-    };
+    /// The walk by the format that shares the slow path.
+    [[nodiscard]] PTEBITS_INLINE constexpr auto shared()
+    {
+        return table_walk<Word, shared_format<F>, Memory, Access>(shared_format_of(format_), memory_, how_);
+    }
 
-    /// Why no entry is even looked at.
+    /// Why no entry is even read, if so; else the address as the tables translate it.
+    [[nodiscard]] PTEBITS_INLINE constexpr fault_kind admit(std::uint64_t& address, [[maybe_unused]] const access& a,
+                                                            [[maybe_unused]] const controls& cpu) const noexcept
+    {
+        if constexpr (requires { regime_of<F>::admit(address, a, cpu, format_); }) {
+            const fault_kind refused = regime_of<F>::admit(address, a, cpu, format_);
+            if (refused != fault_kind::none) [[unlikely]]
+                return refused;
+        }
+        return refusal(address);
+    }
     [[nodiscard]] PTEBITS_INLINE constexpr fault_kind refusal(std::uint64_t address) const noexcept
     {
         const shape& s = format_->shape();
@@ -193,12 +317,6 @@ private:
         return table + format_->shape().index(address, level) * sizeof(Word);
     }
 
-    /// The slot of a level in a table; null where there is none.
-    PTEBITS_INLINE constexpr slot_pointer find(std::uint64_t table, unsigned level, std::uint64_t address)
-    {
-        return slot_in<Word>(memory_, slot_address(table, level, address));
-    }
-
     /// Fills in where a leaf leads.
     PTEBITS_INLINE constexpr void arrive(walk_result& r, std::uint64_t leaf, unsigned level, kind k,
                                          std::uint64_t address) const noexcept
@@ -211,10 +329,10 @@ private:
     }
 
     /// Fills in where a walk ended, after so many entries.
-    PTEBITS_INLINE constexpr void end(walk_result& r, unsigned level, unsigned steps) const noexcept
+    PTEBITS_INLINE constexpr void end(walk_result& r, unsigned top, unsigned level, unsigned steps) const noexcept
     {
         r.level = static_cast<std::uint16_t>(level);
-        r.top_level = static_cast<std::uint16_t>(format_->shape().levels);
+        r.top_level = static_cast<std::uint16_t>(top);
         r.steps = static_cast<std::uint16_t>(steps);
         clear_path(r, steps);
     }
@@ -246,82 +364,29 @@ private:
         }
     }();
 
-    /// A test that only present and legal entries of one kind pass, not all of them: some bits
-    /// have one value; and the six lowest are one of the combinations that are good. By default
-    /// nothing passes.
-    struct quick_test {
-        std::uint64_t mask = 0;
-        std::uint64_t value = 0;
-        bool by_low_bits = true;
-        std::uint64_t low_bits = 0;  // bit n: n is good
-    };
-
-    /// Of an entry that is present by its permissions, the one that makes it so on the fast path.
-    [[nodiscard]] static constexpr std::uint64_t sure_permission_of(unsigned level) noexcept
-    {
-        const std::uint64_t any = constant<F>->tests_at(level).any;
-        return any != ~std::uint64_t{0} ? any & ~(any - 1) : 0;
-    }
     static constexpr std::uint64_t sure_permission = [] {
         std::uint64_t all = ~std::uint64_t{0};
         if constexpr (has_fast_walk) {
-            for (unsigned level = 1; level <= constant<F>->shape().levels; ++level) all &= sure_permission_of(level);
+            for (unsigned level = 1; level <= constant<F>->shape().levels; ++level) {
+                all &= sure_permission_of(level, F{});
+            }
         }
         return all;
     }();
 
-    [[nodiscard]] static constexpr quick_test quick_test_of(unsigned level, kind k) noexcept
-    {
-        if (!constant<F>->exists(level, k)) return {};
-        const layout& l = constant<F>->layout_at(level, k);
-        std::uint64_t mask = l.mask(role::reserved) | l.mask(role::beyond) | l.mask(role::fixed);
-        std::uint64_t value = l.value & l.mask(role::fixed);
-        const kind_tests& tests = constant<F>->tests_at(level);
-        // Present by its permissions: only by the lowest of them, or the slow path is taken.
-        const std::uint64_t sure = sure_permission_of(level);
-        if ((mask & sure) != 0) return {};
-        mask |= sure;
-        value |= sure;
-        if (l.sized) return {};
-        for (const kind_test& t : tests.tests) {
-            // Another kind that is told apart by bits which are not looked at here.
-            if (t.is == kind::none || t.is == k || ((t.value ^ value) & t.mask & mask) != 0) continue;
-            if ((t.mask & ~(mask | 63)) != 0) return {};
-        }
-        // A combination that is broken above the six lowest bits is left to the slow path by one bit.
-        const auto high_bit = [](const combination& c) {
-            return (c.mask & 63) == 0 ? c.value & ~(c.value - 1) : std::uint64_t{0};
-        };
-        for (const combination& c : constant<F>->combinations()) {
-            if (!c.in.contains(level, k) || high_bit(c) == 0) continue;
-            if ((value & high_bit(c)) != 0) return {};
-            mask |= high_bit(c);
-        }
-        std::uint64_t good = 0;
-        bool all_good = true;
-        for (std::uint64_t low = 0; low < 64; ++low) {
-            if (((low ^ value) & mask & 63) != 0) continue;
-            bool breaks = constant<F>->kind_of(low | (value & ~std::uint64_t{63}), level) != k;
-            for (const combination& c : constant<F>->combinations()) {
-                const bool judged = c.in.contains(level, k) && high_bit(c) == 0;
-                breaks = breaks || (judged && (low & c.mask) == (c.value & 63));
-            }
-            all_good = all_good && !breaks;
-            if (!breaks) good |= std::uint64_t{1} << low;
-        }
-        const std::uint64_t compared = all_good ? mask : mask & ~std::uint64_t{63};
-        return {compared, value & compared, !all_good, good};
-    }
-
+    /// What passes goes on or ends as its kind says: not where the regime may end a walk by the entry.
     template <unsigned Level, kind Kind>
-    static constexpr quick_test test_at = quick_test_of(Level, Kind);
+    static constexpr quick_test test_at = [] {
+        quick_test test = quick_test_of(Level, Kind, F{});
+        if constexpr (requires { regime_of<F>::ends_by(F{}); }) test.mask |= regime_of<F>::ends_by(F{});
+        return test;
+    }();
 
     template <unsigned Level, kind Kind>
     [[nodiscard]] PTEBITS_INLINE static constexpr bool passes(std::uint64_t entry) noexcept
     {
         constexpr quick_test test = test_at<Level, Kind>;
-        if ((entry & test.mask) != test.value) return false;
-        return !test.by_low_bits || (test.low_bits >> (entry & 63) & 1) != 0;
+        return test.passes(entry);
     }
 
     template <unsigned Level, kind Kind>
@@ -339,12 +404,12 @@ private:
                                             std::uint64_t address)
     {
         constexpr unsigned step = constant<F>->shape().levels - Level;
-        const auto* const slot = find(table, Level, address);
-        if (slot == nullptr) [[unlikely]] {
+        Word entry_there;
+        if (!read_slot(memory_, how_, slot_address(table, Level, address), entry_there)) [[unlikely]] {
             seen.no_memory = true;
             return false;
         }
-        const std::uint64_t entry = how_.load(*slot);
+        const std::uint64_t entry = entry_there;
         seen.entries[step] = entry;
         seen.count = step + 1;
         if constexpr (Level > 1) {
@@ -363,7 +428,7 @@ private:
         add_rights<Level, kind::leaf>(on, entry);
         on.leaf = entry;
         arrive(r, entry, Level, kind::leaf, address);
-        end(r, Level, step + 1);
+        end(r, constant<F>->shape().levels, Level, step + 1);
         return true;
     }
 
@@ -381,65 +446,70 @@ private:
             }
         }
         r.fault = fault_kind::not_present;
-        end(r, Level, step + 1);
+        end(r, constant<F>->shape().levels, Level, step + 1);
     }
 
     // ---- the slow path
 
     /// Walks with all questions asked. The entries that were seen are not read again.
-    constexpr walk_result slow_walk(entries_seen seen, std::uint64_t root, std::uint64_t address, const access& a,
-                                    const controls& cpu, update_flags update)
+    constexpr walk_result slow_walk(const walk_origin& origin, entries_seen seen, std::uint64_t address,
+                                    const access& a, const controls& cpu, update_flags update)
     {
         walk_result r;
         for (;;) {
             footing on;
-            std::uint64_t table = root;
-            unsigned level = format_->shape().levels;
-            while (look(r, on, seen, table, level, address)) {
+            std::uint64_t table = origin.table;
+            unsigned level = origin.level;
+            while (step_down(r, on, origin, seen, table, level, address)) {
             }
             if (!r) {
                 if (r.steps != 0 && r.fault != fault_kind::not_present) r.allowed = on.rights.result(format_);
                 return r;
             }
-            if (settle(r, on, a, cpu, update)) return r;
+            if (settle(r, on, address, a, cpu, update)) return r;
             r = {};
             seen = {};  // an entry changed after it was judged
         }
     }
 
-    /// Looks at the entry of a level. Returns whether it refers to a table, which then is `table`,
+    /// Judges the entry of a level. Returns whether it refers to a table, which then is `table`,
     /// of `level`; else the walk ends.
-    constexpr bool look(walk_result& r, footing& on, const entries_seen& seen, std::uint64_t& table, unsigned& level,
-                        std::uint64_t address)
+    constexpr bool step_down(walk_result& r, footing& on, const walk_origin& origin, const entries_seen& seen,
+                             std::uint64_t& table, unsigned& level, std::uint64_t address)
     {
         const unsigned step = r.steps;
-        std::uint64_t entry = 0;
-        if (step < seen.count) {
-            entry = seen.entries[step];
-        } else if (const auto* const slot = seen.no_memory ? nullptr : find(table, level, address); slot != nullptr) {
-            entry = how_.load(*slot);
-        } else {
+        const bool held = origin.held && step == 0;
+        const std::uint64_t where = held ? no_slot : slot_address(table, level, address);
+        Word entry_there = 0;
+        if (held) {
+            entry_there = static_cast<Word>(origin.entry);
+        } else if (step < seen.count) {
+            entry_there = static_cast<Word>(seen.entries[step]);
+        } else if (seen.no_memory || !read_slot(memory_, how_, where, entry_there)) {
             r.fault = fault_kind::memory_absent;
-            end(r, level, step);
+            end(r, origin.level, level, step);
             return false;
         }
-        r.path[step] = {slot_address(table, level, address), entry};
+        const std::uint64_t entry = entry_there;
+        r.path[step] = {where, entry};
         if (!present(entry, format_)) {
             r.fault = fault_kind::not_present;
-            end(r, level, step + 1);
+            end(r, origin.level, level, step + 1);
             return false;
         }
         const kind k = kind_of(entry, level, format_);
         const layout& l = format_->layout_at(level, k);
         on.leaf = entry;
-        on.rights.add(granted_by_hardware(entry, l), l, format_);
+        on.rights.add(granted_by_hardware(entry | (held ? l.mask(role::accessed) : 0), l), l, format_);
         if (const finding f = broken_rule(entry, level, k, format_)) {
             r.fault = regime_of<F>::fault_of(f.broken, level, format_);
             r.broken = f.broken;
             r.bits = f.bits;
+        } else if (const fault_kind ended = ends(entry); ended != fault_kind::none) {
+            r.fault = ended;
         } else if (k == kind::table) {
             const unsigned below = format_->level_below(entry, level);
-            if (!skips_zeros(level, below, address)) {
+            if (!format_->shape().reaches(level, below, address)) {
                 r.fault = fault_kind::address_too_wide;
             } else {
                 r.steps = static_cast<std::uint16_t>(step + 1);
@@ -450,24 +520,17 @@ private:
         } else {
             arrive(r, entry, level, k, address);
         }
-        end(r, level, step + 1);
+        end(r, origin.level, level, step + 1);
         return false;
     }
 
-    /// Whether the bits of an address are 0 that would index the levels which are skipped.
-    [[nodiscard]] constexpr bool skips_zeros(unsigned level, unsigned below, std::uint64_t address) const noexcept
+    /// Whether the regime ends a walk by an entry that breaks no rule.
+    [[nodiscard]] constexpr fault_kind ends([[maybe_unused]] std::uint64_t entry) const noexcept
     {
-        const shape& s = format_->shape();
-        if (below + 1 == level) return true;
-        return (address & ones(s.page_shift(level) - 1, s.page_shift(below + 1))) == 0;
-    }
-
-    /// A leaf as its permissions are judged: writable if hardware makes it so on a write.
-    [[nodiscard]] PTEBITS_INLINE static constexpr std::uint64_t granted_by_hardware(std::uint64_t entry,
-                                                                                    const layout& l) noexcept
-    {
-        if ((entry & l.mask(role::dirty_modifier)) == 0) return entry;
-        return (entry & ~(l.mask(role::write) & l.denying)) | (l.mask(role::write) & ~l.denying);
+        if constexpr (requires { regime_of<F>::ends_by(format_); }) {
+            if ((entry & regime_of<F>::ends_by(format_)) != 0) return fault_kind::restart;
+        }
+        return fault_kind::none;
     }
 
     // ---- all entries
@@ -475,13 +538,16 @@ private:
     /// Judges the access by what all entries allow, then sets A and D, or only finds out whether
     /// they could be set. Returns false where an entry is no longer the one that was judged.
     /// Precondition: the walk came to a page.
-    PTEBITS_INLINE constexpr bool settle(walk_result& r, const footing& on, const access& a, const controls& cpu,
-                                         update_flags update)
+    PTEBITS_INLINE constexpr bool settle(walk_result& r, const footing& on, [[maybe_unused]] std::uint64_t address,
+                                         const access& a, const controls& cpu, update_flags update)
     {
         r.allowed = on.rights.result(format_);
-        if (const fault_kind refused = judge(r, on.leaf, a, cpu); refused != fault_kind::none) {
+        if (fault_kind refused = judge(r, on.leaf, a, cpu); refused != fault_kind::none) {
+            if constexpr (requires { regime_of<F>::on_refusal(r, refused, address, a, cpu, format_, memory_, how_); }) {
+                refused = regime_of<F>::on_refusal(r, refused, address, a, cpu, format_, memory_, how_);
+            }
             r.fault = refused;
-            return true;
+            if (!r) return true;
         }
         const bool needed = update == update_flags::yes || updates_may_fault();
         if (!needed || format_->accessed_by() == accessed_setter::fault || flags_are_set(on, a)) return true;
@@ -518,7 +584,8 @@ private:
                used(on.leaf, page, a.writes()) == on.leaf;
     }
 
-    /// Sets A and D in the entries of a walk. Returns false where one is no longer what was judged.
+    /// Sets A and D in the entries of a walk, or with update_flags::no asks whether they could be set.
+    /// Returns false where an entry is no longer what was judged.
     PTEBITS_INLINE constexpr bool set_flags(walk_result& r, bool writes, update_flags update)
     {
         unsigned level = r.top_level;
@@ -528,26 +595,19 @@ private:
             const kind k = last ? kind_of(step.entry, level, format_) : kind::table;
             const std::uint64_t wanted = used(step.entry, format_->layout_at(level, k), last && writes);
             level = format_->level_below(step.entry, level);
-            if (wanted == step.entry) continue;
-            auto* const slot = slot_for_update(step.slot_address);
-            if (slot == nullptr) {
+            if (wanted == step.entry || step.slot_address == no_slot) continue;
+            const auto changed =
+                replace_slot<Word>(memory_, how_, step.slot_address, step.entry, wanted, update == update_flags::yes);
+            if (changed == slot_change::changed) return false;
+            if (changed == slot_change::no_slot) {
                 r.fault = fault_kind::memory_absent;
                 return true;
-            }
-            if (update == update_flags::no) continue;
-            using slot_type = std::remove_reference_t<decltype(*slot)>;
-            if constexpr (std::is_const_v<slot_type>) {
-                broken::memory_is_read_only();
-            } else {
-                auto expected = static_cast<slot_type>(step.entry);
-                if (!how_.compare_exchange(*slot, expected, static_cast<slot_type>(wanted))) return false;
             }
         }
         return true;
     }
 
-    // Memory that must know of writes, as a guest's over the host's tables, has for_update; and
-    // tells whether that may refuse what was readable.
+    /// Whether memory may refuse a write of what was readable, as a guest's over the host's tables.
     [[nodiscard]] constexpr bool updates_may_fault() const noexcept
     {
         if constexpr (requires { memory_.updates_may_fault(); }) {
@@ -556,52 +616,54 @@ private:
             return false;
         }
     }
-    [[nodiscard]] constexpr auto slot_for_update(std::uint64_t physical)
-    {
-        if constexpr (requires { memory_.for_update(physical, std::type_identity<Word>{}); }) {
-            return memory_.for_update(physical, std::type_identity<Word>{});
-        } else {
-            return slot_in<Word>(memory_, physical);
-        }
-    }
 
     // ---- a batch
 
+    /// Where the walk of one address goes on; `goes_on` is false where it ended.
+    struct ahead {
+        std::uint64_t slot = 0;
+        bool goes_on = false;
+    };
+
     /// Asks for the entries on the way of some addresses, level by level, so that the waits
     /// for memory overlap.
-    constexpr void fetch(std::uint64_t root, const std::uint64_t* addresses, slot_pointer* slots, std::size_t count)
+    constexpr void fetch(std::uint64_t root, const std::uint64_t* addresses, ahead* on_the_way, std::size_t count)
     {
         const unsigned levels = format_->shape().levels;
         for (std::size_t i = 0; i < count; ++i) {
-            slots[i] = refusal(addresses[i]) == fault_kind::none ? find(root, levels, addresses[i]) : nullptr;
+            const bool walks = refusal(addresses[i]) == fault_kind::none;
+            on_the_way[i] = {walks ? slot_address(root, levels, addresses[i]) : 0, walks};
         }
         if constexpr (constant_masks<F>) {
-            fetch_below<constant<F>->shape().levels>(addresses, slots, count);
+            fetch_below<constant<F>->shape().levels>(addresses, on_the_way, count);
         } else {
-            for (unsigned level = levels; level > 1; --level) fetch_next(level, addresses, slots, count);
+            for (unsigned level = levels; level > 1; --level) fetch_next(level, addresses, on_the_way, count);
         }
     }
     template <unsigned Level>
-    constexpr void fetch_below(const std::uint64_t* addresses, slot_pointer* slots, std::size_t count)
+    constexpr void fetch_below(const std::uint64_t* addresses, ahead* on_the_way, std::size_t count)
     {
         if constexpr (Level > 1) {
-            fetch_next(Level, addresses, slots, count);
-            fetch_below<Level - 1>(addresses, slots, count);
+            fetch_next(Level, addresses, on_the_way, count);
+            fetch_below<Level - 1>(addresses, on_the_way, count);
         }
     }
 
     /// Follows the entries of one level, and asks for those of the next.
-    PTEBITS_INLINE constexpr void fetch_next(unsigned level, const std::uint64_t* addresses, slot_pointer* slots,
+    PTEBITS_INLINE constexpr void fetch_next(unsigned level, const std::uint64_t* addresses, ahead* on_the_way,
                                              std::size_t count)
     {
         const layout& l = format_->layout_at(level, kind::table);
         for (std::size_t i = 0; i < count; ++i) {
-            if (slots[i] == nullptr) continue;
-            const std::uint64_t entry = how_.load(*slots[i]);
+            Word entry = 0;
+            if (!on_the_way[i].goes_on || !read_slot(memory_, how_, on_the_way[i].slot, entry)) {
+                on_the_way[i].goes_on = false;
+                continue;
+            }
             const bool goes_on = present(entry, format_) && kind_of(entry, level, format_) == kind::table &&
                                  format_->level_below(entry, level) + 1 == level;
-            slots[i] = goes_on ? find(l.address_in(entry), level - 1, addresses[i]) : nullptr;
-            prefetch(slots[i]);
+            on_the_way[i] = {goes_on ? slot_address(l.address_in(entry), level - 1, addresses[i]) : 0, goes_on};
+            if (goes_on) prefetch_slot<Word>(memory_, on_the_way[i].slot);
         }
     }
 
@@ -612,22 +674,23 @@ private:
 
 }  // namespace detail
 
-/// Walks the tables below `root` (physical address of the top table, in bytes) as the MMU
-/// does for one access to an address: the address reached and what is allowed, or a fault.
+/// Walks the tables below `root` (physical address of the top table, in bytes; or entries that are
+/// held in registers) as the MMU does for one access to an address: the address reached and what is
+/// allowed, or a fault.
 /// Sets A and D as hardware does, only after the access is allowed: each by a
 /// compare-exchange on the entry that was judged; where that changed meanwhile the walk
 /// starts over. Reads at most one slot a level.
 /// Intel SDM volume 3, "Paging" and "VMX Support for Address Translation"; AMD APM volume 2,
 /// "Page Translation and Protection" and "Nested Paging".
-template <walkable_format F, class Memory, slot_access Access = atomic_access<>>
-[[nodiscard]] PTEBITS_INLINE constexpr walk_result walk(const F& format, std::uint64_t root, std::uint64_t address,
+template <walkable_format F, walk_root Root, class Memory, slot_access Access = atomic_access<>>
+[[nodiscard]] PTEBITS_INLINE constexpr walk_result walk(const F& format, const Root& root, std::uint64_t address,
                                                         const access_of<F>& a, const controls_of<F>& cpu,
                                                         Memory&& memory, update_flags update = update_flags::yes,
                                                         Access how = {})
 {
     return with_slots_of(format, memory, [&]<class Word>(std::type_identity<Word>) PTEBITS_INLINE {
         return detail::table_walk<Word, F, std::remove_reference_t<Memory>, Access>(format, memory, how)
-            .run(root, address, a, cpu, update);
+            .run(detail::as_root(root), address, a, cpu, update);
     });
 }
 
@@ -645,10 +708,34 @@ constexpr void walk_batch(const F& format, std::uint64_t root, const std::uint64
     });
 }
 
-/// The code that the format's regime reports for a fault; of x86 the #PF error code, EXITINFO1 or the
-/// qualification.
+/// Sets A and D that a walk without updates (update_flags::no) left clear: the second half of a walk whose
+/// first half only finds out. Returns `changed` where an entry is no longer what was judged, and nothing
+/// may be taken from the walk; then walk again. The same for a walk that faulted.
+/// Order: acq_rel.
+template <walkable_format F, class Memory, slot_access Access = atomic_access<>>
+[[nodiscard]] constexpr slot_change commit(const F& format, const walk_result& r, const access_of<F>& a,
+                                           Memory&& memory, Access how = {})
+{
+    return with_slots_of(format, memory, [&]<class Word>(std::type_identity<Word>) {
+        return detail::table_walk<Word, F, std::remove_reference_t<Memory>, Access>(format, memory, how)
+            .commit(r, a.writes());
+    });
+}
+
+/// The code that hardware reports for a fault, if it reports one.
+struct reported_code {
+    std::uint64_t value = 0;
+    bool exists = false;
+
+    [[nodiscard]] constexpr explicit operator bool() const noexcept { return exists; }
+    [[nodiscard]] constexpr bool operator==(const reported_code&) const = default;
+};
+
+/// The code that the format's regime reports for the fault of a walk; of x86 the #PF error code, EXITINFO1
+/// or the qualification. None for a walk that did not fault, or ended in another way than by such a
+/// fault: an address that is not canonical, memory that is absent.
 template <walkable_format F>
-[[nodiscard]] constexpr std::uint64_t fault_code(const walk_result& r, const access_of<F>& a, const controls_of<F>& cpu,
+[[nodiscard]] constexpr reported_code fault_code(const walk_result& r, const access_of<F>& a, const controls_of<F>& cpu,
                                                  const F& format) noexcept
 {
     return regime_of<F>::fault_code(r, a, cpu, format);

@@ -258,8 +258,9 @@ void draw(const char* path, const results& all)
     out << "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"" << width << "\" height=\"" << height
         << "\" font-family=\"sans-serif\" font-size=\"12\">\n<rect width=\"100%\" height=\"100%\" fill=\"white\"/>\n"
         << "<text x=\"" << left
-        << "\" y=\"20\" font-size=\"12\">Ageing one table in L1: times as fast as entry by entry (" << COMPILER
-        << ")</text>\n";
+        << "\" y=\"20\" font-size=\"12\">Ageing one table of 512 entries in L1, by the share of young ones ("
+        << COMPILER << ")</text>\n<text transform=\"rotate(-90 16 " << (top + bottom) / 2 << ")\" x=\"16\" y=\""
+        << (top + bottom) / 2 << "\" text-anchor=\"middle\">times as fast as entry by entry</text>\n";
     for (int ratio = 0; ratio <= static_cast<int>(highest); ++ratio) {
         out << "<line x1=\"" << left << "\" x2=\"" << width - 10 << "\" y1=\"" << y_of(ratio) << "\" y2=\""
             << y_of(ratio) << "\" stroke=\"" << (ratio == 1 ? "#333" : "#ddd") << "\"/>\n<text x=\"" << left - 8

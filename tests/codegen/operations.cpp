@@ -8,6 +8,7 @@
 #include <ptebits/ptebits.hpp>
 
 #include "../stages.hpp"
+#include "../sv39.hpp"
 
 using namespace ptebits;
 
@@ -18,12 +19,16 @@ constexpr auto ept_63 = ept<ept_features{.accessed_dirty = false, .software_acce
 constexpr auto ept_ve = ept<ept_features{.suppress_ve = true}>;
 constexpr auto ept_ve_none = ept<ept_features{.accessed_dirty = false, .suppress_ve = true}>;
 constexpr auto ept_leaks = ept<ept_features{.accessed_dirty = false, .memory_bits = 40}>;
+constexpr auto ept_46 = ept<ept_features{.physical_bits = 46}>;
 constexpr auto npt_long = npt<npt_features{}>;
 constexpr auto shadow_long = shadow<shadow_features{}>;
 constexpr auto shadow_pae = shadow<shadow_features{.levels = 3}>;
 constexpr auto shadow_two = shadow<shadow_features{.levels = 2}>;
 constexpr auto start_up = masks_of<mask_values{.present = 0x7, .accessed = std::uint64_t{1} << 63}>;
+constexpr auto shadow_46 = shadow<shadow_features{.physical_bits = 46}>;
+constexpr auto shadow_cet = shadow<shadow_features{.shadow_stacks = true}>;
 using ept_at_run_time = runtime_format<ept_description>;
+using sv39_at_run_time = runtime_format<riscv::sv39_description>;
 using npt_at_run_time = runtime_format<npt_description>;
 
 extern "C" {
@@ -80,7 +85,6 @@ std::uint64_t bit_clear_mask_8(std::uint64_t& s) { return test_and_clear(s, ept_
 std::uint64_t bit_set_mask_9(std::uint64_t& s) { return test_and_set(s, ept_ad->dirty.mask()); }
 bool bit_clear_dirty_two_level(std::uint32_t& s) { return clear_dirty(s, shadow_two); }
 bool bit_write_protect_pae(std::uint64_t& s) { return write_protect(s, shadow_pae); }
-bool bit_write_protect_run_time(std::uint64_t& s, const npt_at_run_time& f) { return write_protect(s, f); }
 
 bool loop_mark_accessed(std::uint64_t& s) { return mark_accessed(s, ept_ad); }
 bool loop_restore(std::uint64_t& s) { return restore(s, track_accesses<54>(ept_none)); }
@@ -103,6 +107,22 @@ std::uint64_t xchg_unmap_run_time(std::uint64_t& s, const ept_at_run_time& f) { 
 bool bit_clear_dirty_by_modifier(std::uint64_t& s) { return clear_dirty(s, stages::first); }
 bool bit_harvest_by_modifier(std::uint64_t& s) { return harvest_dirty(s, stages::first); }
 bool loop_write_protect_modifier(std::uint64_t& s) { return write_protect(s, stages::first); }
+
+bool bit_age_with_rules(std::uint64_t& s) { return age(s, ept_46); }
+bool bit_age_at_level(std::uint64_t& s, unsigned level) { return age(s, ept_46, {}, level); }
+bool bit_age_reserved_bits(std::uint64_t& s) { return age(s, shadow_46); }
+bool bit_clear_dirty_with_rules(std::uint64_t& s) { return clear_dirty(s, ept_46); }
+bool bit_write_protect_with_rules(std::uint64_t& s) { return write_protect(s, ept_46); }
+bool bit_write_protect_run_time(std::uint64_t& s, const sv39_at_run_time& f) { return write_protect(s, f); }
+bool bit_harvest_shadow_stacks(std::uint64_t& s) { return harvest_dirty(s, shadow_cet); }
+bool loop_write_protect_shadow_stacks(std::uint64_t& s) { return write_protect(s, shadow_cet); }
+bool loop_mark_dirty(std::uint64_t& s) { return mark_dirty(s, ept_46); }
+bool loop_mark_dirty_shadow_stacks(std::uint64_t& s) { return mark_dirty(s, shadow_cet); }
+bool loop_harvest_tracking(std::uint64_t& s) { return harvest_dirty(s, track_accesses<54>(ept_none)); }
+bool swap_track_with_rules(std::uint64_t& s)
+{
+    return age(s, track_accesses<54>(ept<ept_features{.physical_bits = 46, .accessed_dirty = false}>));
+}
 
 std::uint64_t load_acquire(const std::uint64_t& s) { return load(s); }
 void load_store_release(std::uint64_t& s, std::uint64_t v) { store(s, v); }

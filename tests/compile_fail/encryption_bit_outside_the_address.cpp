@@ -1,4 +1,4 @@
-// expect: ptebits: encryption_bit lies outside the address field
+// expect: ptebits: encryption_bit, shared_bit or key_id_bits lies outside the address field
 // SPDX-License-Identifier: BSL-1.0
 #include <ptebits/formats/shadow.hpp>
 

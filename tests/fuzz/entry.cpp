@@ -103,7 +103,9 @@ void try_encode_field(const Format& format, kind k, unsigned level, std::uint64_
     if (made) {
         require(made.entry == whole && legal(whole, level, format) && kind_of(whole, level, format) == k);
         if (fits != 0) require(f.get(whole) == fits && f.in().contains(level, k));
-        require(address_of(whole, level, format) == physical);
+        // A shared bit is both a field and part of the address.
+        const std::uint64_t named = l.address_in(f(fits) & l.mask(role::address));
+        require(address_of(whole, level, format) == (physical | named));
         require(permissions_of(whole, level, format) == permissions_of(bare.entry, level, format));
     } else if (made.error == encode_error::no_such_field) {
         require(!f.in().contains(level, k));
@@ -122,6 +124,7 @@ bool breaks_more(std::uint64_t entry, kind k, const ept_features& f)
     const auto has = [entry](unsigned index) { return (entry >> index & 1) != 0; };
     if (!has(0) && has(1)) return true;
     if (!has(0) && !f.execute_only && (has(2) || (f.mode_based_execute && has(10)))) return true;
+    if (k == kind::leaf && f.paging_write && !has(0) && has(58)) return true;
     const std::uint64_t type = entry >> 3 & 7;
     return k == kind::leaf && (type == 2 || type == 3 || type == 7);
 }
@@ -281,13 +284,24 @@ void try_merge(const Format& format, std::uint64_t leaf, unsigned level, std::ui
         Word& one = parts[at % parts.size()];
         one ^= static_cast<Word>(change);
         const resized whole = merge(parts.data(), above, level, format);
-        const bool above_grants = permissions_of(above, level, format) == permissions{};
+        // All entries of a walk must grant, and none takes away what the leaf has.
+        const permissions alone = permissions_of(parts[0], level - 1, format);
+        bool above_grants = kind_of(above, level, format) == kind::table && legal(above, level, format) &&
+                            (permissions_of(above, level, format) & alone) == alone;
+        if constexpr (requires { format->features().guest_mode_execute_trap; }) {
+            // With GMET, U/S clear above lets the supervisor execute what the leaf denies it.
+            const bool left_open = alone.user_execute && !alone.execute && (above & format->user.mask()) == 0;
+            if (format->modes_apart() && format->layout_at(level, kind::table).mask(role::user) != 0) {
+                above_grants = above_grants && !left_open;
+            }
+        }
         const layout& l = format->layout_at(level, kind::leaf);
         const std::uint64_t flags = l.mask(role::accessed) | l.mask(role::dirty);
         if (!whole) {
             require(whole.entry == 0 && (!above_grants || (static_cast<Word>(change) & ~flags) != 0));
             return;
         }
+        // The first one decides, so the others are as it is; where it was the one that was changed, by A and D only.
         require(above_grants);
         require(present(whole.entry, format) && legal(whole.entry, level, format));
         require(kind_of(whole.entry, level, format) == kind::leaf);
@@ -308,23 +322,31 @@ void try_merge(const Format& format, std::uint64_t leaf, unsigned level, std::ui
 template <class Word, class Masks>
 void try_slot(const Masks& by, Word entry)
 {
-    const bool is_present = present(entry, by);
+    const bool is_page = translates(entry, by);
     Word slot = entry;
     if (by->accessed.exists()) {
-        const bool was = is_present && (entry & by->accessed.mask()) != 0;
+        const bool was = is_page && (entry & by->accessed.mask()) != 0;
         require(age(slot, by, plainly) == was);
         require(slot == (was ? static_cast<Word>(entry & ~by->accessed.mask()) : entry));
         require(!age(slot, by, plainly));
     }
     slot = entry;
-    const bool marks = is_present && by->accessed.exists() && (entry & by->accessed.mask()) == 0;
+    const bool marks = is_page && by->accessed.exists() && (entry & by->accessed.mask()) == 0;
     require(mark_accessed(slot, by, plainly) == marks);
     require(slot == (marks ? static_cast<Word>(entry | by->accessed.mask()) : entry));
     slot = entry;
     if (by->dirty.exists()) {
-        const bool was = is_present && (entry & by->dirty.mask()) != 0;
+        const bool was = is_page && (entry & by->dirty.mask()) != 0;
         require(clear_dirty(slot, by, plainly) == was);
         require(slot == (was ? static_cast<Word>(entry & ~by->dirty.mask()) : entry));
+    }
+    // Of a page with a place for it: set now, and found again. A shadow stack's page is none.
+    slot = entry;
+    if (mark_dirty(slot, by, plainly)) {
+        require(is_page && slot == static_cast<Word>(entry | by->dirty.mask()) && slot != entry);
+        require(clear_dirty(slot, by, plainly) && slot == entry);
+    } else {
+        require(slot == entry);
     }
     slot = entry;
     require(unmap(slot, by, plainly) == entry && slot == static_cast<Word>(by->empty()));
@@ -346,6 +368,10 @@ void try_tracking(const Format& format, std::uint64_t entry)
     const std::uint64_t from = format->present_mask() & ~format->layout_at(1, kind::leaf).mask(role::write);
     const std::uint64_t to = from << shift;
     std::uint64_t kept = to;
+    // A record of writes, where D does not stay in the entry: the lowest bit that no permission takes.
+    const bool records = !format->dirty.exists() || format->shadow_stacks();
+    const std::uint64_t record = records ? ~to & (to + (std::uint64_t{1} << shift)) : 0;
+    kept |= record;
     bool free = from != 0 && to >> shift == from;
     if constexpr (requires { format->features().suppress_ve; }) {
         // #VE is suppressed in absent entries, so a leaf's bit is kept above the permissions.
@@ -375,10 +401,14 @@ void try_tracking(const Format& format, std::uint64_t entry)
     switch (track(slot, by, plainly)) {
     case track_result::tracked:
     case track_result::tracked_writable:
-        require(present(entry, format) && is_tracked(slot, by) && !present(slot, format) && (slot & write) == 0);
-        require(!needs_flush(entry, slot, by) || (entry & write) != 0 || !legal(entry, 1, format));
-        require(check_absent(slot, format) == absent_error::none);
-        require(!age(slot, by, plainly) && restore(slot, by, plainly) && slot == (entry & ~write));
+        require(translates(entry, format) && is_tracked(slot, by) && !present(slot, format) && (slot & write) == 0);
+        require(!needs_flush(entry, slot, by) || (entry & (write | format->revocable_writes())) != 0 ||
+                !legal(entry, 1, format));
+        require(check_absent(slot & ~(format->accessed | format->dirty), format) == absent_error::none);
+        require(!age(slot, by, plainly) && restore(slot, by, plainly));
+        require((slot & ~record) == (entry & ~(write | record | format->revocable_writes())));
+        require(dirty(slot, by) == dirty(entry, by) && harvest_dirty(slot, by, plainly) == dirty(entry, by));
+        require(!harvest_dirty(slot, by, plainly));
         break;
     case track_result::tracked_already:
         require(slot == entry && !present(entry, format) && restore(slot, by, plainly) && present(slot, format));

@@ -58,13 +58,18 @@ inline ptebits::shadow_features shadow_from(input& in)
     f.physical_bits = 30 + in.byte() % 24;
     f.execute_disable = on(0);
     f.gigabyte_pages = on(1);
-    f.large_pages = on(2);
+    f.large_pages = f.levels != 2 || on(2);
     f.pse36 = on(3);
     f.global_pages = on(4);
-    f.protection_keys = on(5);
+    f.user_keys = on(5);
     f.hlat = on(6);
     f.reserved_bit_8 = on(7);
     if (on(8)) f.encryption_bit = in.byte();
+    if (on(10)) f.shared_bit = in.byte();
+    if (on(11)) {
+        const unsigned high = in.byte();
+        f.key_id_bits = {high, in.byte()};
+    }
     if (on(9)) f.memory_bits = 30 + in.byte() % 24;
     return f;
 }

@@ -50,6 +50,9 @@ public:
         return reinterpret_cast<Word*>(reinterpret_cast<char*>(words.data()) + (physical - base));
     }
 
+    /// Of trees: no TLB holds anything.
+    static void flush(const ptebits::flush_item& /*due*/) {}
+
     // Walks: five levels of five each, and again for each entry whose flags are set, and the update.
     std::uint64_t limit = 2000;
     std::uint64_t asked_for = 0;

@@ -91,8 +91,6 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
              .smep = (control_bits & 2) != 0,
              .smap = (control_bits & 4) != 0,
              .alignment_check = (control_bits & 8) != 0,
-             .user_keys = (control_bits & 16) != 0,
-             .supervisor_keys = (control_bits & 32) != 0,
              .pkru = static_cast<std::uint32_t>(in.number(4)),
              .pkrs = static_cast<std::uint32_t>(in.number(4))};
     // Roots as the CPU has them: aligned to the entries of the top table.
@@ -111,7 +109,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
         try_one(format_for(extended), m, q);
         break;
     case 3: {
-        constexpr auto format = shadow<shadow_features{.physical_bits = 40, .protection_keys = true}>;
+        constexpr auto format = shadow<shadow_features{.physical_bits = 40, .user_keys = true}>;
         require(same(try_one(format, m, q), try_one(format_for(format->features()), m, q)));
         break;
     }

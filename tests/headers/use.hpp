@@ -78,6 +78,7 @@ unsigned slots(const Format& format)
     if (!age_all(mapped_by, format) || !write_protect(slot, format)) return 2;
     set(slot, format->dirty);
     if (!clear_dirty(slot, format) || harvest_dirty(slot, format)) return 3;
+    if (!translates(slot, format) || is_empty(slot, format) || !is_empty(format->empty(), format)) return 6;
     const auto frozen = frozen_marker(std::uint64_t{1} << 60, format);
     std::uint64_t expected = load(slot);
     if (!freeze(slot, expected, frozen) || !is_frozen(slot, frozen)) return 4;
@@ -136,7 +137,78 @@ unsigned resizing(const Format& format)
     std::uint64_t(&small)[512] = wide[5];
     if (split_live(large, 2, small, 0x6000, format) != split_error::none) return 1;
     const resized whole = merge(small, large, 2, format);
-    return whole && address_of(whole.entry, 2, format) == 0x20'0000 ? 0 : 2;
+    if (!whole || address_of(whole.entry, 2, format) != 0x20'0000) return 2;
+    const auto merging = begin_merge(large, 2, format);
+    if (!merging || finish_merge(large, merging, 2, small, format) != split_error::none) return 3;
+    const auto splitting = begin_split(large, 2, format);
+    if (!splitting || finish_split(large, splitting, 2, small, 0x6000, format) != split_error::none) return 4;
+    return kind_of(large, 2, format) == kind::table ? 0 : 5;
+}
+
+struct table_allocator {
+    unsigned* used;
+
+    [[nodiscard]] optional_address allocate(unsigned /*level*/) const
+    {
+        if (*used == 6) return {};
+        return first_table + std::uint64_t{(*used)++} * 4096;
+    }
+    void release(std::uint64_t /*address*/, unsigned /*level*/) const { --*used; }
+};
+struct flushing_memory : memory {
+    void flush(const flush_item& /*item*/) const {}
+};
+struct readers {
+    void enter() const {}
+    void leave() const {}
+    void wait() const {}
+};
+
+template <class Tree>
+unsigned change(Tree& t, unsigned& used)
+{
+    flush_list_of<8, 8> list;
+    if (clear_root(t) != tree_end::done) return 1;
+    used = 1;
+    if (!ptebits::map(t, {0x20'0000, 0x3f'ffff}, 0x80'0000, {}, list) || used != 3) return 2;
+    if (!protect(t, {0x20'1000, 0x20'1fff}, {.write = false}, list, {.ends = range_end::split})) return 3;
+    if (!split_pages(t, {}, 12, list) || used != 4) return 4;
+    if constexpr (std::is_same_v<typename Tree::sharing_type, exclusive>) {
+        if (!protect(t, {0x20'0000, 0x3f'ffff}, {}, list) || !merge_pages(t, {}, 30, list) || used != 3) return 5;
+    }
+    if (!find_slot(t, 0x20'0000, 2)) return 6;
+    if (!unmap(t, {0, (std::uint64_t{1} << 39) - 1}, list) || list.due() != flush_due::items) return 7;
+    if (choose_invept(list, 0).scope != flush_scope::everything) return 9;
+    flushed(t, list);
+    return prune(t, {}, list).end == tree_end::done && used == 1 ? 0 : 8;
+}
+
+/// By one thread with a format of constants, by several with one known at run time.
+template <class Format>
+unsigned trees(const Format& format)
+{
+    unsigned used = 0;
+    if constexpr (constant_masks<Format>) {
+        tree alone{format, first_table, flushing_memory{}, table_allocator{&used}};
+        return change(alone, used);
+    } else {
+        tree together{format, first_table, flushing_memory{}, table_allocator{&used},
+                      shared{frozen_marker(std::uint64_t{1} << 60, format), readers{}}};
+        return change(together, used);
+    }
+}
+
+/// A private page made a shared one, and a page without access.
+inline unsigned changing()
+{
+    constexpr auto guest = shadow<shadow_features{.shared_bit = 47}>;
+    std::uint64_t slot = 0x1067;
+    if (!convert_to_shared(slot, 1, guest) || is_private(slot, 1, guest)) return 1;
+    if (!convert_to_private(slot, 1, guest) || to_shared(slot, 1, guest) == slot) return 2;
+    const auto kept = keep_without_access<9>(guest);
+    const no_access_entry e = take_access(slot, 1, kept);
+    if (!e || !is_no_access(e.entry, kept)) return 3;
+    return give_access(e.entry, kept) == slot ? 0 : 4;
 }
 
 /// The number of what went wrong, 0 if nothing did.
@@ -164,6 +236,8 @@ inline unsigned all()
     note(tables_of(guest));
     note(resizing(ept_constant));
     note(resizing(npt_runtime));
+    note(trees(ept_constant));
+    note(trees(npt_runtime));
 
     std::uint64_t slot = 0x1007;
     note(!age(slot, tracked) || !restore(slot, tracked));
@@ -179,6 +253,14 @@ inline unsigned all()
     const nested_result n = nested_walk(two_levels, first_table + sizeof(wide), ept_runtime, first_table, 0x40'0000, {},
                                         {}, memory_of_both{});
     note(n.where != dimension::host || n.guest.address != 0x40'0000);
+
+    // A shadow of a guest's page, and registers.
+    note(combine(n, two_levels, ept_runtime, guest).error != combine_error::second_walk);
+    note(effective_type(pat_type(pat_after_reset, 1), memory_type::wb, vendor::amd) != memory_type::wt);
+    note(root_of_cr3(first_table | 0x18, guest).root != first_table);
+    const encoded_eptp eptp = eptp_for(first_table, ept_runtime);
+    note(root_of_eptp(eptp.eptp, ept_runtime).root != first_table);
+    note(changing());
     return failed;
 }
 

@@ -1,5 +1,6 @@
 // What check.cmake counts: one function is called, by name. Each result is kept whole, as a
 // hypervisor or simulator that looks at all of it would.
+#include <array>
 #include <cstddef>
 #include <cstring>
 
@@ -27,6 +28,31 @@ void fill(std::uint64_t table_bits, std::uint64_t leaf_bits)
 
 walk_result reached;
 encoded made;
+slot_bitmap<512> found;
+runtime_format<ept_description> at_run_time;
+bool was_young;
+
+/// The tables of a tree: those of the test, the first of which is the top one.
+struct table_allocator {
+    unsigned* used;
+
+    [[nodiscard]] optional_address allocate(unsigned /*level*/) const
+    {
+        if (*used == 5) return {};
+        return std::uint64_t{(*used)++} * 0x1000;
+    }
+    void release(std::uint64_t /*address*/, unsigned /*level*/) const { --*used; }
+};
+unsigned tables_used = 1;
+tree alone{extended, 0, whole_memory{}, table_allocator{&tables_used}};
+tree together{extended, 0, whole_memory{}, table_allocator{&tables_used},
+              shared{frozen_marker<std::uint64_t{1} << 60>(extended)}};
+flush_list_of<> due;
+tree_result changed;
+found_slot<std::uint64_t> slot_found;
+
+/// A table of old pages.
+alignas(4096) std::array<std::uint64_t, 512> old_table;
 
 }  // namespace
 
@@ -56,6 +82,17 @@ extern "C" {
 {
     made = encode(kind::table, 4, physical, grant, extended);
 }
+[[gnu::noinline]] void count_age_x86(std::uint64_t& slot) { was_young = age(slot, x86); }
+[[gnu::noinline]] void count_age_ept(std::uint64_t& slot) { was_young = age(slot, extended); }
+[[gnu::noinline]] void count_age_at_run_time(std::uint64_t& slot) { was_young = age(slot, at_run_time); }
+[[gnu::noinline]] void count_age_old_table() { found = age_table(old_table, extended); }
+[[gnu::noinline]] void count_young_in_old_table() { found = young_in(old_table, extended); }
+[[gnu::noinline]] void count_path(std::uint64_t address) { slot_found = make_slot(alone, address, 1, due); }
+[[gnu::noinline]] void count_map(inclusive_range range) { changed = map(alone, range, 0x40'0000, {}, due); }
+[[gnu::noinline]] void count_unmap(inclusive_range range) { changed = unmap(alone, range, due); }
+[[gnu::noinline]] void count_map_shared(inclusive_range range) { changed = map(together, range, 0x40'1000, {}, due); }
+[[gnu::noinline]] void count_unmap_shared(inclusive_range range) { changed = unmap(together, range, due); }
+[[gnu::noinline]] void count_make_format(const ept_features& features) { at_run_time = format_for(features); }
 }
 
 /// measured FUNCTION [ADDRESS]
@@ -75,6 +112,47 @@ int main(int count, char** arguments)
         fill(0x107, 0x337);
         count_walk_ept(address);
         return reached.fault == (level == 0 ? fault_kind::none : fault_kind::not_present) ? 0 : 3;
+    }
+    if (is("count_age_x86")) {
+        std::uint64_t slot = 0x5067;
+        count_age_x86(slot);
+        return was_young && slot == 0x5047 ? 0 : 3;
+    }
+    if (is("count_age_ept") || is("count_age_at_run_time")) {
+        std::uint64_t slot = 0x5337;
+        at_run_time = format_for(ept_features{.physical_bits = 46});
+        if (is("count_age_ept")) count_age_ept(slot);
+        if (is("count_age_at_run_time")) count_age_at_run_time(slot);
+        return was_young && slot == 0x5237 ? 0 : 3;
+    }
+    if (is("count_age_old_table") || is("count_young_in_old_table")) {
+        old_table.fill(0x5237);
+        found = slot_bitmap<512>::all();
+        if (is("count_age_old_table")) count_age_old_table();
+        if (is("count_young_in_old_table")) count_young_in_old_table();
+        return found.any() ? 3 : 0;
+    }
+    if (is("count_path") || is("count_map") || is("count_unmap") || is("count_map_shared") ||
+        is("count_unmap_shared")) {
+        // One page, or all of a table but the last; a page is there already, so that the table is.
+        const inclusive_range range{0, level == 0 ? 0xfffU : 0x1f'dfffU};
+        if (!map(alone, {0x1f'f000, 0x1f'ffff}, 0x1000, {}, due)) return 3;
+        if (is("count_path")) {
+            count_path(0x5000);
+            return slot_found && slot_found.level == 1 ? 0 : 3;
+        }
+        if (is("count_map")) count_map(range);
+        if (is("count_map_shared")) count_map_shared(range);
+        if (is("count_unmap") || is("count_unmap_shared")) {
+            if (!map(alone, range, 0x40'0000, {}, due)) return 3;
+            if (is("count_unmap")) count_unmap(range);
+            if (is("count_unmap_shared")) count_unmap_shared(range);
+        }
+        return changed && changed.pages == (level == 0 ? 1 : 510) ? 0 : 3;
+    }
+    if (is("count_make_format")) {
+        count_make_format({.physical_bits = 46});
+        return at_run_time.wrong().what == defect::none ? 0 : 3;
     }
     if (is("count_encode_x86_leaf")) count_encode_x86_leaf(0x20'0000, {.write = false});
     if (is("count_encode_x86_table")) count_encode_x86_table(0x1000, {});

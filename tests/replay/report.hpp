@@ -1,32 +1,44 @@
 // SPDX-License-Identifier: BSL-1.0
-// What replaying a file gave: cases that passed and failed, the exceptions that were made,
+// What replaying a file gave: cases that passed and failed, the rules that were needed,
 // and the first mismatches in full.
 #pragma once
 
-#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <cstdio>
 #include <fstream>
+#include <functional>
 #include <iterator>
+#include <map>
 #include <string>
 #include <string_view>
 #include <utility>
 
 #include "image.hpp"
+#include "numbers.hpp"
 
 namespace replay {
 
 /// A case that failed is printed in full, up to this many of a file.
 inline constexpr std::uint64_t printed_mismatches = 5;
 
-inline constexpr unsigned exception_count = 9;
-
 class report {
 public:
     explicit report(std::string file) : file_(std::move(file)) {}
 
     void pass() { ++passed; }
+
+    /// A case that passed by rules, named together.
+    void tolerate(std::string_view rules) { ++tolerated.try_emplace(std::string(rules)).first->second; }
+
+    /// Adds another file's.
+    void add(const report& other)
+    {
+        passed += other.passed;
+        failed += other.failed;
+        twins += other.twins;
+        for (const auto& [rules, count] : other.tolerated) tolerated[rules] += count;
+    }
 
     /// A case that failed: where, what the file says, what the library does.
     void fail(const std::string& file, std::size_t line, std::string_view recorded, const std::string& library)
@@ -36,15 +48,14 @@ public:
                     static_cast<int>(recorded.size()), recorded.data(), library.c_str());
     }
 
-    /// One line: the counts, and how often each exception was made.
+    /// One line: the counts, and how many cases needed which rules.
     void print() const
     {
         std::printf("%s: %llu passed, %llu failed", file_.c_str(), static_cast<unsigned long long>(passed),
                     static_cast<unsigned long long>(failed));
-        if (twins != 0) std::printf(", %llu also by constant masks", static_cast<unsigned long long>(twins));
-        for (unsigned n = 1; n <= exception_count; ++n) {
-            if (exceptions[n] == 0) continue;
-            std::printf(", exception %u: %llu", n, static_cast<unsigned long long>(exceptions[n]));
+        if (twins != 0) std::printf(", %llu also by constant features", static_cast<unsigned long long>(twins));
+        for (const auto& [rules, count] : tolerated) {
+            std::printf(", %s: %llu", rules.c_str(), static_cast<unsigned long long>(count));
         }
         std::printf("\n");
     }
@@ -52,7 +63,7 @@ public:
     std::uint64_t passed = 0;
     std::uint64_t failed = 0;
     std::uint64_t twins = 0;                                      ///< cases walked by a constant format too
-    std::array<std::uint64_t, exception_count + 1> exceptions{};  ///< cases, by the exception's number
+    std::map<std::string, std::uint64_t, std::less<>> tolerated;  ///< cases, by the rules that they needed
 
 private:
     std::string file_;
@@ -107,11 +118,14 @@ public:
 
     [[nodiscard]] std::uint64_t hexadecimal(std::string_view text) const
     {
-        const auto number = ptimg::number<std::uint64_t>(text, 16);
+        const auto number = numbers::parse<std::uint64_t>(text, 16);
         if (!number) fail("'" + std::string(text) + "' is not a hexadecimal number of 64 bits");
         return *number;
     }
     [[nodiscard]] std::uint64_t number(std::string_view key) { return hexadecimal(value(key)); }
+
+    /// Whether the next word begins with a key.
+    [[nodiscard]] bool next_is(std::string_view key) const { return rest_.starts_with(key); }
 
     [[nodiscard]] bool flag(std::string_view key)
     {
@@ -119,6 +133,9 @@ public:
         if (text != "0" && text != "1") fail(std::string(key) + " is not 0 or 1");
         return text == "1";
     }
+
+    /// 0 where the word does not come next.
+    [[nodiscard]] bool optional_flag(std::string_view key) { return next_is(key) && flag(key); }
 
     [[nodiscard]] std::string_view rest() const { return rest_; }
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSL-1.0
-// One atomic operation on one slot, whatever the compiler: what atomic_access stands on.
+// One atomic operation on one slot, for each compiler: atomic_access uses these.
 //
 // Everything that differs between compilers is in the header that is chosen here. Each has,
 // for slots of 4 and 8 bytes that are aligned to their size:
@@ -8,7 +8,7 @@
 //   slot_exchange<Order>(slot, value), slot_fetch_or<Order>(slot, mask), slot_fetch_and<...>
 //   slot_compare_exchange<Order, OnFailure>(slot, expected, desired)
 //   fetch_line(address)                                    a prefetch of a cache line
-// None is for constant expressions.
+// None of them works in constant expressions.
 #pragma once
 
 #include <ptebits/config.hpp>
@@ -19,7 +19,7 @@
 #include <ptebits/detail/atomics_msvc.hpp>
 #endif
 
-// Sanitizers watch the builtins, and see nothing of what assembly does.
+// Sanitizers check the builtins, but not assembly.
 #if defined(__has_feature)
 #if __has_feature(thread_sanitizer) || __has_feature(address_sanitizer) || __has_feature(memory_sanitizer)
 #define PTEBITS_SANITIZED
@@ -36,10 +36,10 @@
 
 namespace ptebits::detail {
 
-/// Whether memory is the CPU's own, so that neighbouring slots may be read or exchanged at once.
+/// Whether neighbouring slots may be read or exchanged at once.
 inline constexpr bool neighbours_at_once = false;
 
-/// Sets the bit at a shift, and returns whether it was set. Precondition: the shift is
+/// Sets the bit at a shift. Returns whether it was set. Precondition: the shift is
 /// below the slot's width.
 template <int Order, class Word>
 PTEBITS_INLINE inline bool slot_test_and_set(Word& slot, unsigned shift) noexcept
@@ -47,7 +47,7 @@ PTEBITS_INLINE inline bool slot_test_and_set(Word& slot, unsigned shift) noexcep
     return (slot_fetch_or<Order>(slot, static_cast<Word>(Word{1} << shift)) >> shift & 1) != 0;
 }
 
-/// Clears the bit at a shift, and returns whether it was set. Precondition: as above.
+/// Clears the bit at a shift. Returns whether it was set. Precondition: as above.
 template <int Order, class Word>
 PTEBITS_INLINE inline bool slot_test_and_clear(Word& slot, unsigned shift) noexcept
 {

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: BSL-1.0
 // What the builtins of GCC and Clang do not give on x86-64. Included by atomics.hpp only.
 //
-// Clang 14 makes a compare-exchange loop of every fetch whose result is one bit, later
-// Clangs of bit 63; `lock bts` and `lock btr` are one instruction everywhere. A locked
-// instruction is a full barrier and the compiler is told that memory changes, so that every
-// order is satisfied. Functions apart, since constexpr ones may not hold assembly.
+// Clang 14 compiles every fetch whose result is one bit to a compare-exchange loop, later Clangs do so
+// for bit 63; `lock bts` and `lock btr` are one instruction with every compiler. A locked
+// instruction is a full barrier, and the compiler is told that memory changes, so that every
+// order is satisfied. These functions are separate because constexpr ones may not have assembly.
 //
-// A bit that stands in a register may lie outside the operand for these instructions; below
-// the operand's width, as here, they touch the operand's own 4 or 8 bytes and no others.
+// These instructions accept a bit index outside the operand. With an index below the operand's
+// width, as here, they access only the operand's own 4 or 8 bytes.
 #pragma once
 
 #include <ptebits/config.hpp>
@@ -47,8 +47,8 @@ PTEBITS_INLINE inline bool slot_test_and_clear(Word& slot, unsigned shift) noexc
 }
 
 /// Replaces two neighbouring slots at once if both are as expected. Returns whether it did.
-/// Preconditions: slots of 8 bytes, the first 16-byte aligned. Every x86-64 CPU has the
-/// instruction but AMD's first, which have no nested paging either.
+/// Preconditions: slots of 8 bytes, the first 16-byte aligned. All x86-64 CPUs have the
+/// instruction except AMD's first, which have no nested paging either.
 template <class Word>
 PTEBITS_INLINE inline bool slot_compare_exchange_pair(Word* pair, const Word (&expected)[2],
                                                       const Word (&desired)[2]) noexcept

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: BSL-1.0
-// Looking at a block of 64 slots at once: which of them have a bit set.
+// Reading a block of 64 slots at once: which of them have a bit set.
 //
-// A look is a hint. It tells which slots are worth an operation, and each of those is then
-// read anew and judged by an atomic operation. So nothing depends on a vector load reading
+// The result is a hint. It selects the slots that may need an operation, and an atomic operation
+// then reads and judges each of these again. So it does not matter whether a vector load reads
 // its slots at one moment, or a slot in one piece (x86-64 does read aligned 8 bytes in one
-// piece): a bit that stays set is seen, and a slot that changes meanwhile is as good as
-// read before or after. Which instructions are used is up to the compiler's -m options; as
-// for all inline functions, they must be the same all over a program.
+// piece): a bit that stays set is found, and a slot that changes meanwhile counts as read before
+// or after the change. The compiler's -m options decide which instructions are used; as for all
+// inline functions, they must be the same in the whole program.
 #pragma once
 
 #include <cstddef>
@@ -19,15 +19,15 @@ namespace ptebits::detail {
 /// Slots in a block: one for each bit of a word.
 inline constexpr std::size_t block_slots = 64;
 
-// Where several_at_once holds for an access policy, this stands for it:
+// Where several_at_once holds for an access policy, this takes the place of its loads:
 //   look_at_block(slots, flag): the slots of a block that have a bit set. `flag.flag()` is
 //   the bit, as a function so that it is a constant where the format is one.
 // Preconditions: 64 slots of 8 bytes, the first at the start of a cache line; flag.flag()
-// exists. Loads are volatile: each look reads memory.
+// exists. Loads are volatile: each call reads memory.
 #if defined(__x86_64__) && (defined(__GNUC__) || defined(__clang__))
 
-/// A block's bits from those of its eight cache lines: line(n) is asked in order, as
-/// prefetchers like it. Inlined by force as its parts are: GCC at -O2 would call each.
+/// A block's bits from those of its eight cache lines. line(n) is called in order, so that hardware
+/// prefetchers follow. Inlined by force, like its parts: GCC at -O2 would call each.
 template <class Line>
 [[nodiscard]] PTEBITS_INLINE inline std::uint64_t by_lines(Line line) noexcept
 {
@@ -65,7 +65,7 @@ template <slot_word Word, class Flag>
     const unsigned to_sign = 63 - flag.flag().shift();
     const auto* const at = reinterpret_cast<const volatile quads*>(slots);
     return by_lines([&](unsigned line) PTEBITS_INLINE {
-        // The bit as sign of eight ints, these put in order, and their signs gathered.
+        // Moves the bit to the sign of eight ints, puts these in order, and gathers their signs.
         const ints low = reinterpret_cast<ints>(at[2 * line] << to_sign);
         const ints high = reinterpret_cast<ints>(at[2 * line + 1] << to_sign);
         const quads mixed = reinterpret_cast<quads>(__builtin_shufflevector(low, high, 1, 3, 9, 11, 5, 7, 13, 15));
@@ -83,7 +83,7 @@ template <slot_word Word, class Flag>
     using ints = int __attribute__((vector_size(16)));
     const unsigned shift = flag.flag().shift();
     const auto* const at = reinterpret_cast<const volatile quads*>(slots);
-    // The bit as sign of four ints, narrowed with their signs to words, then to bytes.
+    // Moves the bit to the sign of four ints, which are narrowed with their signs to words, then to bytes.
     const auto four = [&](unsigned i) PTEBITS_INLINE {
         const ints low = reinterpret_cast<ints>(at[i]);
         const ints high = reinterpret_cast<ints>(at[i + 1]);

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <ptebits/format.hpp>
+#include <ptebits/formats/x86_fields.hpp>
 
 namespace ptebits {
 
@@ -14,7 +15,7 @@ struct ept_features {
     using description = ept_description;
 
     unsigned levels = 4;                   ///< 4 or 5: EPTP[5:3] plus 1
-    unsigned physical_bits = 52;           ///< MAXPHYADDR, 32 to 52
+    unsigned physical_bits = 52;           ///< MAXPHYADDR, 32 to 52; key_id_bits are within
     bool accessed_dirty = true;            ///< EPTP[6]
     bool execute_only = true;              ///< IA32_VMX_EPT_VPID_CAP[0]
     bool large_pages = true;               ///< 2-Mbyte pages, IA32_VMX_EPT_VPID_CAP[16]
@@ -25,8 +26,12 @@ struct ept_features {
     bool supervisor_shadow_stack = false;  ///< EPTP[7]
     bool sub_page_write = false;           ///< sub-page write permissions for EPT
     bool suppress_ve = false;              ///< EPT-violation #VE
+    bool break_before_resize = false;      ///< Intel's machine check on a page size change: see split.hpp
+    optional_bits key_id_bits = {};        ///< MKTME, TDX host: key identifier, the highest bits of MAXPHYADDR
     optional_bits software_accessed = {};  ///< an ignored bit that software keeps as accessed bit
     unsigned memory_bits = 0;              ///< L1TF: memory ends below 2^memory_bits; 0: the CPU is not affected
+
+    [[nodiscard]] constexpr bool operator==(const ept_features&) const = default;
 };
 
 /// The named fields of an EPT entry. A field is empty where the features lack it.
@@ -43,14 +48,19 @@ struct ept_fields {
     entry_field supervisor_shadow_stack;  ///< SSS
     entry_field sub_page_write;           ///< SPP
     entry_field suppress_ve;              ///< SVE
+    entry_field key_id;                   ///< key identifier of memory encryption
 
     /// What a value of a named field means, "" if its role says it all.
     static constexpr const char* meaning(entry_field ept_fields::* named, std::uint64_t value) noexcept
     {
         using fields = ept_fields;
         const bool set = value != 0;
-        constexpr const char* types[] = {"UC", "WC", "", "", "WT", "WP", "WB", ""};
-        if (named == &fields::memory_type) return value < 8 ? types[value] : "";
+        if (named == &fields::memory_type) {
+            using type = ptebits::memory_type;
+            const auto t = static_cast<type>(value);
+            const bool exists = t == type::uc || t == type::wc || t == type::wt || t == type::wp || t == type::wb;
+            return exists ? name(t) : "";
+        }
         if (named == &fields::ignore_pat) return set ? "guest's PAT ignored" : "guest's PAT counts";
         if (named == &fields::verify_guest_paging) return set ? "guest paging verified" : "guest paging not verified";
         if (named == &fields::paging_write) return set ? "writable for paging" : "not writable for paging";
@@ -58,11 +68,12 @@ struct ept_fields {
             return set ? "supervisor shadow stack" : "no supervisor shadow stack";
         if (named == &fields::sub_page_write) return set ? "write permission by sub-page" : "write permission by page";
         if (named == &fields::suppress_ve) return set ? "violation exits" : "violation may raise #VE";
+        if (named == &fields::key_id) return "key identifier";
         return "";
     }
 };
 
-/// Intel SDM volume 3, "VMX Support for Address Translation": tables of the formats of
+/// The rows of EPT. Intel SDM volume 3, "VMX Support for Address Translation": tables of the formats of
 /// EPT entries; "EPT Misconfigurations".
 struct ept_description {
     using features = ept_features;
@@ -115,6 +126,7 @@ struct ept_description {
         {"",     bit(62),      leaves,                     role::software},                                                                      // ignored
         {"SVE",  bit(63),      leaves,                     role::attribute,    &fields::suppress_ve,             ve,           role::software},  // violations exit
         {"SVE",  bit(63),      absent,                     writes(1),          &fields::suppress_ve,             ve,           role::software},  // violations exit
+        {"KEYID", &features::key_id_bits,   every,         role::attribute,    role::address, &fields::key_id},                                  // key identifier
         {"A",    &features::software_accessed, leaves,     role::accessed,     role::software},                                                  // used, by software
     };
 
@@ -122,6 +134,7 @@ struct ept_description {
     static constexpr ptebits::forbidden<features, fields> forbidden[] = {
         // breaks                     in      which                  value  without        only with
         {rule::write_without_read,    every,  &fields::write,        1,     &fields::read},
+        {rule::write_without_read,    leaves, &fields::paging_write, 1,     &fields::read},
         {rule::execute_without_read,  every,  &fields::execute,      1,     &fields::read, no_execute_only},
         {rule::execute_without_read,  every,  &fields::user_execute, 1,     &fields::read, no_execute_only},
         {rule::memory_type,           leaves, &fields::memory_type,  2},
@@ -132,6 +145,11 @@ struct ept_description {
 
     static constexpr dimensions shape_of(const features& f) { return {.levels = f.levels}; }
     static constexpr unsigned memory_bits(const features& f) { return f.memory_bits; }
+    static constexpr bool break_before_resize(const features& f) { return f.break_before_resize; }
+    static constexpr std::uint64_t other_writes(const features&, const fields& f)
+    {
+        return f.paging_write.mask() | f.supervisor_shadow_stack.mask() | f.sub_page_write.mask();
+    }
 
     static constexpr entries entries_of(const features& f)
     {
@@ -141,7 +159,9 @@ struct ept_description {
 
     static constexpr defect contradiction(const features& f)
     {
-        return f.levels == 4 || f.levels == 5 ? defect::none : defect::levels;
+        if (f.levels != 4 && f.levels != 5) return defect::levels;
+        const bool outside = f.key_id_bits.given && f.key_id_bits.high >= f.physical_bits;
+        return outside ? defect::encryption_bit : defect::none;
     }
 };
 

@@ -14,17 +14,22 @@ struct npt_features {
     using description = npt_description;
 
     unsigned levels = 4;                   ///< the host's: 2: 32-bit entries, 3: PAE, 4, 5: long mode
-    unsigned physical_bits = 52;           ///< CPUID 8000_0008h EAX[7:0], 32 to 52
+    unsigned physical_bits = 52;           ///< CPUID 8000_0008h EAX[7:0], 32 to 52; less with memory encryption
     bool execute_disable = true;           ///< the host's EFER.NXE
     bool gigabyte_pages = true;            ///< CPUID 8000_0001h EDX[26]; long mode only
-    bool large_pages = true;               ///< the host's CR4.PSE; 32-bit entries only
+    bool large_pages = true;               ///< 32-bit entries: the host's CR4.PSE; all others have them
     bool pse36 = true;                     ///< CPUID 1 EDX[17]; 32-bit entries only
+    bool break_before_resize = false;      ///< AMD erratum 383: see split.hpp
     bool reserved_bit_8 = true;            ///< bit 8 of level 4 and 5 entries is reserved
     bool guest_mode_execute_trap = false;  ///< GMET: U/S takes part in execute permission instead
-    optional_bits encryption_bit = {};     ///< SME and SEV C-bit, CPUID 8000_001Fh EBX[5:0]
+    bool supervisor_shadow_stack = false;  ///< VMCB 90h bit 4: supervisor shadow stacks lie in pages with NX, not U/S
+    bool read_only_guest_tables = false;   ///< VMCB 90h bit 6: guest tables are read, and written to set A and D
+    optional_bits encryption_bit = {};     ///< SME, SEV: the C-bit; see with_memory_encryption()
+
+    [[nodiscard]] constexpr bool operator==(const npt_features&) const = default;
 };
 
-/// AMD APM volume 2, "Secure Virtual Machine", nested paging.
+/// What makes nested paging of the rows of ordinary paging. AMD APM volume 2, "Secure Virtual Machine", nested paging.
 struct npt_description : shadow_description {
     using features = npt_features;
     using regime = nested_paging;
@@ -35,7 +40,8 @@ struct npt_description : shadow_description {
     {
         return {.levels = f.levels, .physical_bits = f.physical_bits, .execute_disable = f.execute_disable,
                 .gigabyte_pages = f.gigabyte_pages, .large_pages = f.large_pages, .pse36 = f.pse36,
-                .global_pages = false, .reserved_bit_8 = f.reserved_bit_8, .encryption_bit = f.encryption_bit};
+                .global_pages = false, .break_before_resize = f.break_before_resize, .reserved_bit_8 = f.reserved_bit_8,
+                .encryption_bit = f.encryption_bit};
     }
     // clang-format on
 
@@ -44,6 +50,12 @@ struct npt_description : shadow_description {
         dimensions hosts = shadow_description::shape_of(f);
         hosts.above = extension::zeros;  // guest-physical addresses
         return hosts;
+    }
+
+    // Pages of supervisor shadow stacks have NX; others may.
+    static constexpr std::uint64_t other_writes(const features& f, const fields& named)
+    {
+        return f.supervisor_shadow_stack ? named.execute_disable.mask() : 0;
     }
 
     // Every nested access is a user access. With GMET, U/S set in all entries denies execution

@@ -16,20 +16,27 @@ struct shadow_features {
     using description = shadow_description;
 
     unsigned levels = 4;                ///< 2: 32-bit entries, 3: PAE, 4, 5: long mode
-    unsigned physical_bits = 52;        ///< MAXPHYADDR, 32 to 52
+    unsigned physical_bits = 52;        ///< MAXPHYADDR, 32 to 52; see with_memory_encryption() and key_id_bits
     bool execute_disable = true;        ///< EFER.NXE
     bool gigabyte_pages = true;         ///< CPUID 8000_0001h EDX[26]; long mode only
-    bool large_pages = true;            ///< CR4.PSE; 32-bit entries only, else always on
+    bool large_pages = true;            ///< 32-bit entries: CR4.PSE; all others have them, and must say so
     bool pse36 = true;                  ///< CPUID 1 EDX[17]; 32-bit entries only
     bool global_pages = true;           ///< CR4.PGE
-    bool protection_keys = false;       ///< CR4.PKE or CR4.PKS; long mode only
+    bool user_keys = false;             ///< CR4.PKE: user pages have protection keys; long mode only
+    bool supervisor_keys = false;       ///< CR4.PKS: supervisor pages have; long mode only
+    bool shadow_stacks = false;         ///< CR4.CET: a dirty page without W is one of a shadow stack
     bool hlat = false;                  ///< HLAT paging: bit 11 restarts the walk; long mode only
+    bool break_before_resize = false;   ///< AMD erratum 383, Intel's machine check on a page size change: see split.hpp
     bool reserved_bit_8 = false;        ///< AMD: bit 8 of level 4 and 5 entries is reserved
-    optional_bits encryption_bit = {};  ///< SME and SEV C-bit, TDX shared bit
+    optional_bits encryption_bit = {};  ///< AMD SME, SEV: the C-bit, no part of the address; set: encrypted
+    optional_bits shared_bit = {};      ///< TDX guest: the highest address bit, GPAW - 1; set: shared with the host
+    optional_bits key_id_bits = {};     ///< Intel MKTME, TDX host: key identifier, the highest bits of MAXPHYADDR
     unsigned memory_bits = 0;           ///< L1TF: memory ends below 2^memory_bits; 0: the CPU is not affected
+
+    [[nodiscard]] constexpr bool operator==(const shadow_features&) const = default;
 };
 
-/// Intel SDM volume 3, "Paging": tables for 32-bit, PAE, 4-level and 5-level entries.
+/// The rows of ordinary paging. Intel SDM volume 3, "Paging": tables for 32-bit, PAE, 4-level and 5-level entries.
 /// AMD APM volume 2, "Page Translation and Protection": figures of the same.
 struct shadow_description {
     using features = shadow_features;
@@ -54,9 +61,10 @@ struct shadow_description {
     static constexpr when pse_36{"PSE-36", [](const features& f, unsigned) { return f.levels == 2 && f.pse36; }};
     static constexpr when pge{"CR4.PGE", &features::global_pages};
     static constexpr when hlat{"HLAT", &features::hlat};
-    static constexpr when keys{"CR4.PKE or CR4.PKS", &features::protection_keys};
+    static constexpr bool has_keys(const features& f) { return f.user_keys || f.supervisor_keys; }
+    static constexpr when keys{"CR4.PKE or CR4.PKS", [](const features& f, unsigned) { return has_keys(f); }};
     static constexpr when no_keys{"long mode without protection keys",
-                                  [](const features& f, unsigned) { return long_mode(f) && !f.protection_keys; }};
+                                  [](const features& f, unsigned) { return long_mode(f) && !has_keys(f); }};
     static constexpr when leaks{"L1TF", [](const features& f, unsigned) { return f.memory_bits != 0; }};
     static constexpr when nxe{"EFER.NXE, not a PAE PDPTE",
                               [](const features& f, unsigned l) { return f.execute_disable && !pdpte(f, l); }};
@@ -92,7 +100,10 @@ struct shadow_description {
         {"PK",   bits(62, 59), leaves,                     role::attribute,        &fields::protection_key,  keys},                                   // protection key
         {"",     bits(62, 59), leaves,                     role::software,         nullptr,                  no_keys},                                // ignored
         {"XD",   bit(63),      every,                      denies(role::execute),  &fields::execute_disable, nxe,       role::reserved},              // no execution
-        {"C",    &features::encryption_bit, every,         role::attribute,        role::address,            &fields::encryption},                    // encrypted, or shared
+        {"C",    &features::encryption_bit, tables,        encoded_as(role::attribute, 1), role::address,    &fields::encryption},                    // encrypted table
+        {"C",    &features::encryption_bit, leaves,        role::attribute,        role::address,            &fields::encryption},                    // encrypted page
+        {"SHARED", &features::shared_bit,   every,         role::address,          role::address,            &fields::shared},                        // shared with the host
+        {"KEYID", &features::key_id_bits,   every,         role::attribute,        role::address,            &fields::key_id},                        // key identifier
     };
     // clang-format on
 
@@ -110,14 +121,37 @@ struct shadow_description {
     }
 
     static constexpr unsigned memory_bits(const features& f) { return f.memory_bits; }
+    static constexpr bool shadow_stacks(const features& f) { return f.shadow_stacks; }
+    static constexpr bool break_before_resize(const features& f) { return f.break_before_resize; }
+    // In supervisor mode with CR0.WP = 0, which CR4.CET rules out. Nested accesses are all a user's.
+    static constexpr bool writes_read_only(const features& f) { return !f.shadow_stacks; }
 
     static constexpr defect contradiction(const features& f)
     {
         if (f.levels < 2 || f.levels > 5) return defect::levels;
-        if (!long_mode(f) && (f.protection_keys || f.hlat)) return defect::contradiction;
+        if (!long_mode(f) && (has_keys(f) || f.hlat)) return defect::contradiction;
+        // The MMU looks at PS in 64-bit entries whatever CR4.PSE is: no format is without.
+        if (f.levels != 2 && !f.large_pages) return defect::always_on;
+        if (f.encryption_bit.given + f.shared_bit.given + f.key_id_bits.given > 1) return defect::contradiction;
+        if (f.encryption_bit.several() || f.shared_bit.several()) return defect::flag_of_several_bits;
+        if (f.key_id_bits.given && f.key_id_bits.high >= f.physical_bits) return defect::encryption_bit;
         return defect::none;
     }
 };
+
+/// The features of a CPU with memory encryption on (AMD SME, SEV): its C-bit, and fewer address bits.
+/// `ebx`: of CPUID 8000_001Fh. Precondition: physical_bits is that of CPUID 8000_0008h EAX[7:0].
+/// Errors: an impossible width is the format's defect. AMD APM volume 3, "Encrypted Memory Capabilities".
+template <class Features>
+    requires requires(Features f) { f.encryption_bit; }
+[[nodiscard]] constexpr Features with_memory_encryption(Features features, std::uint32_t ebx) noexcept
+{
+    constexpr field c_bit_position = bits(5, 0);
+    constexpr field width_reduction = bits(11, 6);
+    features.encryption_bit = static_cast<unsigned>(c_bit_position.get(ebx));
+    features.physical_bits -= static_cast<unsigned>(width_reduction.get(ebx));
+    return features;
+}
 
 /// Ordinary paging under features known at compile time.
 template <shadow_features Features>

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSL-1.0
-// The named fields of ordinary and nested paging's entries, and what their values mean.
+// The named fields of ordinary and nested paging's entries, what their values mean, and the PAT.
 #pragma once
 
 #include <cstdint>
@@ -7,6 +7,36 @@
 #include <ptebits/layout.hpp>
 
 namespace ptebits {
+
+/// How memory is cached. The numbers are those of the PAT, of MTRRs and of EPT.
+/// Intel SDM volume 3, "Page Attribute Table"; AMD APM volume 2, "Memory Types".
+enum class memory_type : std::uint8_t {
+    uc = 0,        ///< uncacheable
+    wc = 1,        ///< write-combining
+    reserved = 2,  ///< none: what no register may hold
+    wt = 4,        ///< write-through
+    wp = 5,        ///< write-protected
+    wb = 6,        ///< write-back
+    uc_minus = 7,  ///< PAT only: uncacheable, where the MTRR does not say write-combining
+    cd = 8,        ///< AMD, in no register: uncacheable, and other caches are probed
+    wc_plus = 9,   ///< AMD, in no register: write-combining, and other caches are probed
+};
+
+[[nodiscard]] constexpr const char* name(memory_type t) noexcept
+{
+    constexpr const char* names[] = {"UC", "WC", "reserved", "reserved", "WT", "WP", "WB", "UC-", "CD", "WC+"};
+    return detail::word_of(names, static_cast<unsigned>(t));
+}
+
+/// What the PAT MSR holds after reset. Intel SDM volume 3, "Programming the PAT".
+inline constexpr std::uint64_t pat_after_reset = 0x0007'0406'0007'0406;
+
+/// Memory type of an index into a PAT; reserved where its byte is no type. Precondition: index < 8.
+[[nodiscard]] constexpr memory_type pat_type(std::uint64_t pat, unsigned index) noexcept
+{
+    const std::uint64_t byte = pat >> 8 * (index & 7) & 0xff;
+    return byte > 7 || byte == 3 ? memory_type::reserved : static_cast<memory_type>(byte);
+}
 
 struct x86_fields;
 [[nodiscard]] constexpr unsigned pat_index(std::uint64_t entry, const layout& l, const x86_fields& named) noexcept;
@@ -26,7 +56,9 @@ struct x86_fields {
     entry_field restart;          ///< R, with HLAT
     entry_field protection_key;   ///< four bits
     entry_field execute_disable;  ///< XD, AMD's NX
-    entry_field encryption;       ///< C
+    entry_field encryption;       ///< C: set if encrypted
+    entry_field shared;           ///< TDX: set if shared; part of the address
+    entry_field key_id;           ///< key identifier of memory encryption
 
     /// What a value of a named field means, "" if its role says it all.
     static constexpr const char* meaning(entry_field x86_fields::* named, std::uint64_t value) noexcept
@@ -41,7 +73,9 @@ struct x86_fields {
         if (named == &fields::global) return set ? "global" : "not global";
         if (named == &fields::restart) return set ? "HLAT walk restarts" : "HLAT walk goes on";
         if (named == &fields::protection_key) return "protection key";
-        if (named == &fields::encryption) return set ? "encryption bit set" : "encryption bit clear";
+        if (named == &fields::encryption) return set ? "encrypted" : "not encrypted";
+        if (named == &fields::shared) return set ? "shared" : "private";
+        if (named == &fields::key_id) return "key identifier";
         return "";
     }
 
@@ -63,11 +97,7 @@ constexpr unsigned pat_index(std::uint64_t entry, const layout& l, const x86_fie
                                  ((typed & (named.pat.mask() | named.pat_large.mask())) != 0 ? 4 : 0));
 }
 
-/// Memory type of a PAT index after reset. Precondition: index < 8. Intel SDM volume 3, "Page Attribute Table".
-constexpr const char* pat_type_after_reset(unsigned index) noexcept
-{
-    constexpr const char* types[] = {"WB", "WT", "UC-", "UC"};
-    return types[index % 4];
-}
+/// Memory type of a PAT index after reset. Precondition: index < 8.
+constexpr const char* pat_type_after_reset(unsigned index) noexcept { return name(pat_type(pat_after_reset, index)); }
 
 }  // namespace ptebits

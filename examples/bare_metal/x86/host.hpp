@@ -1,0 +1,21 @@
+// SPDX-License-Identifier: BSL-1.0
+// The kernel's own half on x86: exceptions, its page tables, the second CPU.
+#pragma once
+
+#include "../two_cpus.hpp"
+
+/// The options on the command line of a multiboot loader; none where there was no loader.
+[[nodiscard]] options read_options();
+
+namespace host {
+
+void set_up_exceptions();
+/// The kernel's own tables take the place of those that paging was turned on with: nothing is writable and executable.
+void set_up_paging();
+/// #PF: the code that the CPU pushes is the one that a walk tells.
+void examine_faults();
+/// What a TLB keeps: a page that was aged and harvested is used and written again. Without a flush its entry may not
+/// tell; with the flush that the library asks for it does.
+void examine_tlb();
+
+}  // namespace host
