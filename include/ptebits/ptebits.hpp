@@ -13,6 +13,7 @@
 #include <ptebits/format.hpp>
 #include <ptebits/formats/ept.hpp>
 #include <ptebits/formats/npt.hpp>
+#include <ptebits/formats/riscv.hpp>
 #include <ptebits/formats/shadow.hpp>
 #include <ptebits/formats/x86_fields.hpp>
 #include <ptebits/layout.hpp>
