@@ -6,9 +6,11 @@
 // list. The list is memory of the caller's; nothing here flushes.
 #pragma once
 
+#include <concepts>
 #include <cstdint>
+#include <type_traits>
 
-#include <ptebits/field.hpp>
+#include <ptebits/format.hpp>
 
 namespace ptebits {
 
@@ -183,4 +185,139 @@ private:
     queued_table own_tables_[Tables];
 };
 
+// ---- the addresses of an item
+
+/// The addresses at which an item is flushed, in order: for range-based for. Empty where the tables translate nothing
+/// of the item. Units: bytes. All are canonical.
+class flush_addresses {
+public:
+    class iterator {
+    public:
+        constexpr iterator(const flush_addresses& all, std::uint64_t n) noexcept : all_(&all), n_(n) {}
+        [[nodiscard]] constexpr std::uint64_t operator*() const noexcept { return (*all_)[n_]; }
+        constexpr iterator& operator++() noexcept
+        {
+            ++n_;
+            return *this;
+        }
+        [[nodiscard]] constexpr bool operator==(const iterator& other) const noexcept { return n_ == other.n_; }
+
+    private:
+        const flush_addresses* all_;
+        std::uint64_t n_;
+    };
+
+    constexpr flush_addresses() = default;
+    /// An address in each 2^stride_shift bytes that a range touches, aligned to that, or to a page where that is less.
+    /// A single address where the stride is all that the tables translate, or more.
+    constexpr flush_addresses(const shape& s, inclusive_range range, unsigned stride_shift) noexcept
+    {
+        if (s.levels == 0) return;  // of a format that is wrong
+        const inclusive_range part = s.translated_part(range);
+        if (part.empty()) return;
+        const bool one = stride_shift >= s.address_bits();
+        shift_ = one || stride_shift < s.granule ? s.granule : stride_shift;
+        first_ = part.first >> shift_;
+        count_ = one ? 1 : (part.last >> shift_) - first_ + 1;
+        upper_half_ = s.above == extension::ones ? 0 : std::uint64_t{1} << (s.address_bits() - 1);
+        upper_bits_ = s.extended(part.last) - part.last;
+    }
+
+    /// How many; at most 2^52 in x86.
+    [[nodiscard]] constexpr std::uint64_t count() const noexcept { return count_; }
+    [[nodiscard]] constexpr bool empty() const noexcept { return count_ == 0; }
+
+    /// Precondition: n < count().
+    [[nodiscard]] constexpr std::uint64_t operator[](std::uint64_t n) const noexcept
+    {
+        const std::uint64_t offset = (first_ + n) << shift_;
+        return offset < upper_half_ ? offset : offset + upper_bits_;
+    }
+    [[nodiscard]] constexpr iterator begin() const noexcept { return {*this, 0}; }
+    [[nodiscard]] constexpr iterator end() const noexcept { return {*this, count_}; }
+
+private:
+    std::uint64_t first_ = 0;  ///< in strides, from the beginning of what the tables translate
+    std::uint64_t count_ = 0;
+    std::uint64_t upper_half_ = 0;  ///< the offset from which on addresses have the bits above
+    std::uint64_t upper_bits_ = 0;
+    unsigned shift_ = 0;
+};
+
+// ---- what to do
+
+/// How much is to be flushed.
+enum class flush_scope : std::uint8_t {
+    nothing,
+    addresses,   ///< those of all items
+    context,     ///< a PCID, a VPID, an EPT root or an ASID
+    everything,  ///< all contexts
+};
+
+[[nodiscard]] constexpr const char* name(flush_scope s) noexcept
+{
+    constexpr const char* names[] = {"nothing", "addresses", "context", "everything"};
+    static_assert(sizeof names / sizeof *names == static_cast<unsigned>(flush_scope::everything) + 1);
+    return detail::word_of(names, static_cast<unsigned>(s));
+}
+
+/// What to do about a list or an item.
+template <class Type>
+struct flush_choice {
+    flush_scope scope = flush_scope::nothing;
+    Type type{};                  ///< how, unless nothing is to be flushed
+    std::uint64_t addresses = 0;  ///< how many there are, of all items; 0 with another scope
+
+    [[nodiscard]] constexpr bool operator==(const flush_choice&) const = default;
+};
+
+/// What can be flushed: a list or an item.
+template <class W>
+concept flush_source = std::same_as<W, flush_item> || std::is_base_of_v<flush_list, W>;
+
+namespace detail {
+
+/// What a list or an item asks for. Nothing of a list that no operation has used.
+template <flush_source What>
+[[nodiscard]] constexpr bool asks_for_nothing([[maybe_unused]] const What& what) noexcept
+{
+    if constexpr (std::same_as<What, flush_item>) {
+        return false;
+    } else {
+        return what.due() == flush_due::nothing || what.due() == flush_due::not_recorded;
+    }
+}
+
+/// What the addresses of a list or an item come to.
+struct flush_demand {
+    bool whole = false;           ///< too many, or not known
+    bool upper = false;           ///< tables were removed, or it is not known
+    std::uint64_t addresses = 0;  ///< if not whole
+
+    [[nodiscard]] constexpr bool nothing() const noexcept { return !whole && addresses == 0; }
+};
+
+template <flush_source What, entry_format F, class AddressesOf>
+[[nodiscard]] constexpr flush_demand demand_of(const What& what, const F& format, std::uint64_t threshold,
+                                               AddressesOf addresses_of_item) noexcept
+{
+    flush_demand d;
+    d.whole = format->shape().levels == 0;  // of a format that is wrong
+    const auto add = [&](const flush_item& item) {
+        const std::uint64_t count = addresses_of_item(item).count();
+        d.upper = d.upper || item.upper;
+        d.whole = d.whole || count > threshold - d.addresses;
+        if (!d.whole) d.addresses += count;
+    };
+    if constexpr (std::same_as<What, flush_item>) {
+        add(what);
+    } else {
+        if (asks_for_nothing(what)) return {};
+        d.whole = d.upper = d.whole || what.due() == flush_due::everything;
+        for (const flush_item& item : what) add(item);
+    }
+    return d;
+}
+
+}  // namespace detail
 }  // namespace ptebits

@@ -241,6 +241,22 @@ template <class Guest, walk_root Root, walkable_format Host, class Memory, slot_
     return result;
 }
 
+namespace detail {
+
+/// The access by which a host's fault is told: the one that was refused, or as the regime says, the guest's own.
+template <walkable_format Host>
+[[nodiscard]] constexpr access_of<Host> told_access_over(const access_of<Host>& refused,
+                                                         [[maybe_unused]] const access_of<Host>& a) noexcept
+{
+    if constexpr (requires { regime_of<Host>::told_access(refused, a); }) {
+        return regime_of<Host>::told_access(refused, a);
+    } else {
+        return refused;
+    }
+}
+
+}  // namespace detail
+
 /// The code that hardware reports for a nested walk's fault: the guest's or the host's, as `where` says.
 template <walkable_format Guest, walkable_format Host>
 [[nodiscard]] constexpr reported_code fault_code(const nested_result<access_of<Host>>& r, const access_of<Host>& a,
@@ -248,7 +264,7 @@ template <walkable_format Guest, walkable_format Host>
                                                  const Guest& guest, const Host& host) noexcept
 {
     if (r.where == dimension::guest) return fault_code(r.guest, a, cpu.guest, guest);
-    return fault_code(r.host, r.host_access, cpu.host, host);
+    return fault_code(r.host, detail::told_access_over<Host>(r.host_access, a), cpu.host, host);
 }
 template <walkable_format Host>
 [[nodiscard]] constexpr reported_code fault_code(const nested_result<access_of<Host>>& r, const access_of<Host>&,

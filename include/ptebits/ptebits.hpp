@@ -27,6 +27,9 @@
 #include <ptebits/privacy.hpp>
 #include <ptebits/protect.hpp>
 #include <ptebits/range.hpp>
+#include <ptebits/riscv.hpp>
+#include <ptebits/riscv_flush.hpp>
+#include <ptebits/riscv_registers.hpp>
 #include <ptebits/shape.hpp>
 #include <ptebits/slot.hpp>
 #include <ptebits/split.hpp>
