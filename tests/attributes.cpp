@@ -6,9 +6,8 @@
 #include <cstdint>
 #include <ptebits/formats/ept.hpp>
 #include <ptebits/formats/npt.hpp>
+#include <ptebits/formats/riscv.hpp>
 #include <ptebits/formats/shadow.hpp>
-
-#include "sv39.hpp"
 
 using namespace ptebits;
 
@@ -36,7 +35,7 @@ encode_error error_of(const page_attributes& a, unsigned level, const Format& fo
 }
 
 /// Another MMU's memory types, by the hook.
-struct typed_description : riscv::sv39_description {
+struct typed_description : riscv_description {
     // Svpbmt, bits 62 and 61: 0 as the platform says, 1 not cached, 2 a device.
     static constexpr attribute_bits type_bits(memory_type type, unsigned, kind, const fields& f)
     {
@@ -81,13 +80,13 @@ TEST_CASE("memory types of EPT stand in the entry")
 
 TEST_CASE("memory types of other MMUs by the hook, or write-back alone")
 {
-    const auto typed = runtime_format<typed_description>(riscv::sv39_features{.memory_types = true});
+    const auto typed = runtime_format<typed_description>(riscv_features{.svpbmt = true});
     REQUIRE(typed->wrong().what == defect::none);
     CHECK(bits_of({}, 1, typed) == 0);
     CHECK(bits_of({.type = memory_type::wc}, 1, typed) == word{1} << 61);
     CHECK(bits_of({.type = memory_type::uc}, 3, typed) == word{2} << 61);
     CHECK(error_of({.type = memory_type::wp}, 1, typed) == encode_error::value_not_legal);
-    const auto untyped = format_for(riscv::sv39_features{});
+    const auto untyped = format_for(riscv_features{});
     CHECK(bits_of({}, 1, untyped) == 0);
     CHECK(error_of({.type = memory_type::uc}, 1, untyped) == encode_error::no_such_field);
 }
@@ -115,7 +114,7 @@ TEST_CASE("global, encrypted, shared, a key: where the format has them")
     CHECK(bits_of({.type = memory_type::uc, .key_id = 63}, 1, keys) == word{63} << 46);
     CHECK(error_of({.key_id = 64}, 1, keys) == encode_error::value_not_legal);
     CHECK(error_of({.key_id = 1}, 1, extended) == encode_error::no_such_field);
-    CHECK(error_of({.key_id = 1}, 1, format_for(riscv::sv39_features{})) == encode_error::no_such_field);
+    CHECK(error_of({.key_id = 1}, 1, format_for(riscv_features{})) == encode_error::no_such_field);
 }
 
 TEST_CASE("software bits are those that the MMU ignores; the first error is told")

@@ -9,6 +9,7 @@
 #include <string>
 
 #include "replay/report.hpp"
+#include "replay/riscv.hpp"
 #include "replay/tables.hpp"
 #include "replay/vectors.hpp"
 
@@ -19,7 +20,8 @@ void replay_file(const std::string& file, replay::report& to)
     const std::filesystem::path path(file);
     const std::string extension = path.extension().string();
     if (extension == ".vec") {
-        replay::vector_file(file, to).replay();
+        using of_riscv = replay::on_riscv::vector_file;
+        of_riscv::is_one(file) ? of_riscv(file, to).replay() : replay::vector_file(file, to).replay();
     } else if (extension == ".ptimg") {
         replay::table_file(file, std::filesystem::path(path).replace_extension(".expect").string(), to).replay();
     } else if (extension == ".xz") {

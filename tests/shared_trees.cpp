@@ -17,8 +17,6 @@
 #include <type_traits>
 #include <vector>
 
-#include "sv39.hpp"
-
 using namespace ptebits;
 
 namespace {
@@ -31,7 +29,7 @@ constexpr auto no_ad = ept<ept_features{.physical_bits = 46, .accessed_dirty = f
 constexpr auto guest = shadow<shadow_features{.physical_bits = 46}>;
 // CPUs that do not bear a page in two sizes.
 constexpr auto careful = ept<ept_features{.physical_bits = 46, .break_before_resize = true}>;
-constexpr auto hart = riscv::sv39<riscv::sv39_features{.runs = true, .accessed_by = accessed_setter::hardware}>;
+constexpr auto hart = riscv<riscv_features{.svnapot = true, .svadu = true, .svvptc = true}>;
 template <const auto& Format>
 using type_of = std::remove_cvref_t<decltype(Format)>;
 

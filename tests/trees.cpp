@@ -10,7 +10,6 @@
 #include <string_view>
 #include <vector>
 
-#include "sv39.hpp"
 #include "tree_model.hpp"
 #include "wider_formats.hpp"
 
@@ -52,7 +51,7 @@ struct hooked : Description {
     static bool caches_absent(const auto&) { return now_said.absent; }
 };
 using small_ept = hooked<small<ept_description, 3, 2, 3, 1>>;
-using small_riscv = hooked<small<riscv::sv39_description, 5, 2, 3>>;
+using small_riscv = hooked<small<riscv_description, 5, 2, 3>>;
 using small_arm = hooked<small<wider::stage1_description, 5, 5, 5, 2>>;
 
 /// How many operations, by default few.
@@ -97,8 +96,8 @@ TEST_CASE("random operations on small tables of EPT")
 }
 TEST_CASE("random operations on small tables with runs")
 {
-    const riscv::sv39_features by_hart{.runs = true, .accessed_by = accessed_setter::hardware};
-    const riscv::sv39_features by_software{.runs = true};
+    const riscv_features by_hart{.svnapot = true, .svadu = true};
+    const riscv_features by_software{.svnapot = true};
     explore<std::uint64_t, true>(of<small_riscv>(by_hart), 200);
     explore<std::uint64_t, false>(of<small_riscv>(by_software, {.absent = true}), 200);
     explore<std::uint64_t, true>(of<small_riscv>(by_hart, {.make = true}), 200);
@@ -544,7 +543,7 @@ TEST_CASE("pages are merged only where all mean the same together")
 
 TEST_CASE("one of a run is unmapped: the others stay, with A and D of any of them")
 {
-    constexpr auto format = riscv::sv39<riscv::sv39_features{.runs = true, .accessed_by = accessed_setter::hardware}>;
+    constexpr auto format = riscv<riscv_features{.svnapot = true, .svadu = true, .svvptc = true}>;
     for (const word gone : {word{0}, word{7}, word{15}}) {
         bare b(format);
         REQUIRE(b.map(0, 64 * kibi - 1, 0x10'0000));
@@ -564,7 +563,7 @@ TEST_CASE("one of a run is unmapped: the others stay, with A and D of any of the
 TEST_CASE("A and D that come to one of a run while it is split are those of all its pages")
 {
     // A TLB that took the entry as one of the run writes to the other pages without setting D again.
-    constexpr auto format = riscv::sv39<riscv::sv39_features{.runs = true, .accessed_by = accessed_setter::hardware}>;
+    constexpr auto format = riscv<riscv_features{.svnapot = true, .svadu = true, .svvptc = true}>;
     bare b(format);
     REQUIRE(b.map(0, 64 * kibi - 1, 0x10'0000));
     word& last = b.slot(60 * kibi, 1);
@@ -627,7 +626,7 @@ TEST_CASE("a run whose dirty state is the write permission keeps it, of any of i
 
 TEST_CASE("a page in the middle of a run's slots is refused, kept, the same, or replaced")
 {
-    constexpr auto format = riscv::sv39<riscv::sv39_features{.runs = true}>;
+    constexpr auto format = riscv<riscv_features{.svnapot = true, .svvptc = true}>;
     const auto begin = [](auto& b) { REQUIRE(b.map(20 * kibi, 24 * kibi - 1, 0x10'5000)); };
     bare same(format);
     begin(same);
@@ -753,8 +752,7 @@ TEST_CASE("top tables of 2 to 8192 slots")
     check(thirty_two, 32);
     bare many(format_for(wider::stage2_features{.levels = 3, .input_bits = 43}));
     check(many, 8192);
-    bare<runtime_format<riscv::sv39_description>, std::uint32_t> thousand(
-        format_for(riscv::sv39_features{.levels = 2}));
+    bare<runtime_format<riscv_description>, std::uint32_t> thousand(format_for(riscv_features{.levels = 2}));
     check(thousand, 1024);
     bare one_level(format_for(wider::amdvi_features{.levels = 1}));
     check(one_level, 512);

@@ -32,6 +32,7 @@ struct page_attributes {
     bool global = false;
     bool encrypted = false;               ///< by the C-bit
     bool shared = false;                  ///< by the shared bit
+    bool used = false;                    ///< where software may have to set A and D (not x86): set, D with write
     std::uint64_t key_id = 0;             ///< key identifier of multi-key encryption
     std::uint64_t software = 0;           ///< bits that the MMU ignores, in place: a mask
     std::uint64_t pat = pat_after_reset;  ///< the PAT in force; of ordinary and nested entries
@@ -49,6 +50,15 @@ struct attribute_bits {
 
 namespace detail {
 
+/// The bits of a field that a format may lack.
+[[nodiscard]] PTEBITS_INLINE constexpr attribute_bits wanted_bits(const entry_field& f, std::uint64_t value) noexcept
+{
+    if (value == 0) return {};
+    if (!f.exists()) return {0, encode_error::no_such_field};
+    if (value >> (f.width()) != 0) return {0, encode_error::value_not_legal};
+    return {f(value), encode_error::none};
+}
+
 /// The bits of a memory type in a leaf.
 template <entry_format F>
 [[nodiscard]] PTEBITS_INLINE constexpr attribute_bits type_bits(const page_attributes& a,
@@ -58,6 +68,8 @@ template <entry_format F>
     using description = typename F::description;
     if constexpr (requires { description::type_bits(a.type, level, k, format->fields()); }) {
         return description::type_bits(a.type, level, k, format->fields());
+    } else if constexpr (requires { description::type_number(a.type); }) {
+        return wanted_bits(format->memory_type, description::type_number(a.type));
     } else if constexpr (requires { format->pat_large; }) {
         const unsigned index = find_pat_index(a.pat, a.type);
         // Without large pages there is no third bit for them.
@@ -71,15 +83,6 @@ template <entry_format F>
     } else {
         return {0, a.type == memory_type::wb ? encode_error::none : encode_error::no_such_field};
     }
-}
-
-/// The bits of a field that a format may lack.
-[[nodiscard]] PTEBITS_INLINE constexpr attribute_bits wanted_bits(const entry_field& f, std::uint64_t value) noexcept
-{
-    if (value == 0) return {};
-    if (!f.exists()) return {0, encode_error::no_such_field};
-    if (value >> (f.width()) != 0) return {0, encode_error::value_not_legal};
-    return {f(value), encode_error::none};
 }
 
 }  // namespace detail
@@ -125,8 +128,12 @@ template <entry_format F>
                                                            const permissions& grant, const page_attributes& a,
                                                            const F& format) noexcept
 {
-    const attribute_bits also = bits_for(a, level, k, format);
+    attribute_bits also = bits_for(a, level, k, format);
     if (!also) return {0, also.error};
+    if constexpr (requires { F::description::accessed_by(format->features()); }) {
+        const layout& l = format->layout_at(level, k);
+        if (a.used) also.bits |= l.mask(role::accessed) | (grant.write ? l.mask(role::dirty) : 0);
+    }
     return encode(k, level, physical, grant, format, field_values(also.bits, entries(level, k)));
 }
 

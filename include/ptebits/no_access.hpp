@@ -145,7 +145,8 @@ template <entry_format F, unsigned S>
     if ((leaf & kept.kept_mask()) != 0) return {0, no_access_error::kept_bits_in_use};
     const std::uint64_t taken = kept.taken(leaf);
     // A and D stay in place: if the hardware set them in the absent entry, that only costs a copy.
-    if (check_absent(taken & ~detail::stray_bits(format), format) != absent_error::none) {
+    const std::uint64_t flags = format->accessed.mask() | format->dirty.mask();
+    if (check_absent(taken & ~flags, format) != absent_error::none) {
         return {0, no_access_error::points_into_memory};
     }
     return {taken, no_access_error::none};

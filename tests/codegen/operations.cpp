@@ -8,7 +8,6 @@
 #include <ptebits/ptebits.hpp>
 
 #include "../stages.hpp"
-#include "../sv39.hpp"
 
 using namespace ptebits;
 
@@ -28,7 +27,7 @@ constexpr auto start_up = masks_of<mask_values{.present = 0x7, .accessed = std::
 constexpr auto shadow_46 = shadow<shadow_features{.physical_bits = 46}>;
 constexpr auto shadow_cet = shadow<shadow_features{.shadow_stacks = true}>;
 using ept_at_run_time = runtime_format<ept_description>;
-using sv39_at_run_time = runtime_format<riscv::sv39_description>;
+using riscv_at_run_time = runtime_format<riscv_description>;
 using npt_at_run_time = runtime_format<npt_description>;
 
 extern "C" {
@@ -113,7 +112,7 @@ bool bit_age_at_level(std::uint64_t& s, unsigned level) { return age(s, ept_46, 
 bool bit_age_reserved_bits(std::uint64_t& s) { return age(s, shadow_46); }
 bool bit_clear_dirty_with_rules(std::uint64_t& s) { return clear_dirty(s, ept_46); }
 bool bit_write_protect_with_rules(std::uint64_t& s) { return write_protect(s, ept_46); }
-bool bit_write_protect_run_time(std::uint64_t& s, const sv39_at_run_time& f) { return write_protect(s, f); }
+bool bit_write_protect_run_time(std::uint64_t& s, const riscv_at_run_time& f) { return write_protect(s, f); }
 bool bit_harvest_shadow_stacks(std::uint64_t& s) { return harvest_dirty(s, shadow_cet); }
 bool loop_write_protect_shadow_stacks(std::uint64_t& s) { return write_protect(s, shadow_cet); }
 bool loop_mark_dirty(std::uint64_t& s) { return mark_dirty(s, ept_46); }

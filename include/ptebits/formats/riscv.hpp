@@ -27,20 +27,18 @@ struct riscv_features {
     [[nodiscard]] constexpr bool operator==(const riscv_features&) const = default;
 };
 
-/// The named fields of an entry: V; X, W and R of one that refers to a table; R, W, X, U, G; PBMT, which is 0 as the
-/// memory's attributes (PMA) say, 1 NC, 2 IO; N. A field is empty where the features lack it.
+/// The named fields: V; X, W and R where it refers to a table; R, W, X, U, G; PBMT: 0 PMA, 1 NC, 2 IO; N.
 struct riscv_fields {
     entry_field valid, rights, read, write, execute, user, global, memory_type, run;
 };
 
-/// The rows of all modes. RISC-V ISA manual, volume II, "Addressing and Memory Protection" of Sv32 to Sv57;
-/// "Svnapot"; "Svpbmt"; "Svrsw60t59b".
+/// RISC-V ISA manual, volume II, "Addressing and Memory Protection" of Sv32 to Sv57; "Svnapot"; "Svpbmt";
+/// "Svrsw60t59b".
 struct riscv_description {
     using features = riscv_features;
     using fields = riscv_fields;
     using when = condition<features>;
     using regime = riscv_paging;
-
     static constexpr unsigned narrowest_physical = 56, widest_physical = 56;
     static constexpr when pbmt{"Svpbmt", &features::svpbmt};
     static constexpr when rsw{"Svrsw60t59b", &features::svrsw60t59b};
@@ -93,11 +91,15 @@ struct riscv_description {
         if (f.levels < 2 || f.levels > 5) return defect::levels;
         return f.levels == 2 && (f.svnapot || f.svpbmt || f.svrsw60t59b) ? defect::contradiction : defect::none;
     }
-    static constexpr accessed_setter accessed_by(const auto& f)
+    static constexpr auto accessed_by(const auto& f)
     {
         return f.svadu ? accessed_setter::hardware : accessed_setter::fault;
     }
     static constexpr bool caches_absent(const features& f) { return !f.svvptc; }
+    static constexpr unsigned type_number(auto t)  // PBMT of a memory_type; 3 is none
+    {
+        return t == decltype(t)::wb ? 0 : t == decltype(t)::wc ? 1 : t == decltype(t)::uc ? 2 : 3;
+    }
     static constexpr unsigned manual_level(unsigned level, const auto&) { return level - 1; }
     static constexpr const char* meaning(entry_field fields::* named, std::uint64_t value, kind, const auto&)
     {
@@ -106,7 +108,7 @@ struct riscv_description {
     }
 };
 
-/// What a hart and its registers make of an entry of hgatp's tables. See riscv_features; menvcfg's bits count.
+/// What a hart and its registers, of which menvcfg, make of entries of hgatp's tables; see riscv_features.
 struct gstage_features {
     using description = gstage_description;
 
@@ -120,13 +122,11 @@ struct gstage_features {
     [[nodiscard]] constexpr bool operator==(const gstage_features&) const = default;
 };
 
-/// What makes the G-stage of the same rows: guest-physical addresses 2 bits wider, by a root of 16 Kbytes; every access
-/// is a user's, so that a leaf without U allows none and encode() always sets it; G is to be 0. RISC-V ISA manual,
-/// volume II, "Guest Physical Address Translation".
+/// The G-stage, of the same rows: addresses are 2 bits wider, by a root of 16 Kbytes; a leaf without U allows nothing,
+/// since every access is a user's. RISC-V ISA manual, volume II, "Guest Physical Address Translation".
 struct gstage_description : riscv_description {
     using features = gstage_features;
     using regime = gstage_paging;
-
     static constexpr riscv_features row_features(const features& f)
     {
         return {f.levels, f.physical_bits, f.svnapot, f.svpbmt, f.svadu, f.svrsw60t59b, f.svvptc, false};
