@@ -17,6 +17,7 @@
 
 #include <ptebits/formats/ept.hpp>
 #include <ptebits/formats/npt.hpp>
+#include <ptebits/formats/riscv.hpp>
 #include <ptebits/formats/shadow.hpp>
 #include <ptebits/text.hpp>
 
@@ -27,7 +28,7 @@ namespace {
 using namespace ptebits;
 using files = std::map<std::string, std::string>;  ///< contents by path
 
-/// Drawn for this width, which the diagrams call M.
+/// Drawn for this width, which the diagrams of x86's formats call M.
 constexpr unsigned width_m = 46;
 
 /// A part of an entry as it is drawn.
@@ -49,6 +50,7 @@ struct drawing {
     std::vector<unsigned> levels;  ///< descending
     kind in = kind::leaf;
     std::vector<cell> cells;  ///< from bit 0 up
+    bool has_m = true;        ///< the physical-address width is called M
 };
 
 template <class Format>
@@ -79,7 +81,9 @@ std::vector<cell> cells_of(unsigned level, kind k, const Features& features)
         cell c{.bits = part.bits, .is = part.is, .mnemonic = part.name()};
         if (part.is == role::fixed || part.is == role::written) c.value = part.bits.get(l.value);
         c.denies = (l.denying & part.bits.mask()) != 0;
-        if (part.is == role::address) c.address_bit = part.from->address_shift;
+        if (part.is == role::address && part.from->address_shift != 0) {
+            c.address_bit = part.from->address_shift + part.bits.shift() - part.from->bits.shift();
+        }
         for (const auto& f : named::features_of(features)) {
             const auto switched = format_for(with_another(features, f.member));
             const bool exists = switched.exists(level, k) || (k == kind::none && switched.wrong().what == defect::none);
@@ -108,7 +112,7 @@ std::vector<drawing> drawings_of(const Features& features)
 {
     const auto format = format_for(features);
     std::vector<drawing> all;
-    for (const kind k : {kind::table, kind::leaf}) {
+    for (const kind k : {kind::table, kind::leaf, kind::run}) {
         for (unsigned level = format->shape().levels; level > 0; --level) {
             if (!format->exists(level, k)) continue;
             std::vector<cell> cells = cells_of(level, k, features);
@@ -116,19 +120,20 @@ std::vector<drawing> drawings_of(const Features& features)
             if (same && k == kind::table) {
                 all.back().levels.push_back(level);
             } else {
-                all.push_back({{level}, k, std::move(cells)});
+                all.push_back({{level}, k, std::move(cells), features.physical_bits == width_m});
             }
         }
     }
-    all.push_back({{1}, kind::none, cells_of(1, kind::none, features)});
+    all.push_back({{1}, kind::none, cells_of(1, kind::none, features), features.physical_bits == width_m});
     return all;
 }
 
 // ---- words
 
 /// A bit number, or M for the physical-address width.
-std::string bit_number(unsigned index, bool upper_end)
+std::string bit_number(unsigned index, bool upper_end, bool has_m)
 {
+    if (!has_m) return std::to_string(index);
     if (upper_end && index + 1 == width_m) return "M-1";
     if (!upper_end && index == width_m) return "M";
     return std::to_string(index);
@@ -136,10 +141,10 @@ std::string bit_number(unsigned index, bool upper_end)
 
 unsigned high(field f) { return f.shift() + f.width() - 1; }
 
-std::string bit_numbers(field f)
+std::string bit_numbers(field f, bool has_m)
 {
     if (f.width() == 1) return std::to_string(f.shift());
-    return bit_number(high(f), true) + ':' + bit_number(f.shift(), false);
+    return bit_number(high(f), true, has_m) + ':' + bit_number(f.shift(), false, has_m);
 }
 
 std::string role_name(const cell& c, kind k)
@@ -161,18 +166,23 @@ std::string page_size(unsigned page_shift)
     return buffer;
 }
 
-std::string title_of(const drawing& d, const shape& s)
+template <class Format>
+std::string title_of(const drawing& d, const Format& format)
 {
     if (d.in == kind::none) return "Absent entries";
     static constexpr const char* entry_names[max_levels + 1] = {"", "PTE", "PDE", "PDPTE", "PML4E", "PML5E"};
-    std::string names, numbers;
+    const bool one_name = format->manual_level(1) == 0;  // for entries of all levels
+    std::string names = one_name ? "PTE" : "";
+    std::string numbers;
     for (const unsigned level : d.levels) {
-        names += (names.empty() ? "" : ", ") + std::string(entry_names[level]);
-        numbers += (numbers.empty() ? "" : ", ") + std::to_string(level);
+        if (!one_name) names += (names.empty() ? "" : ", ") + std::string(entry_names[level]);
+        numbers += (numbers.empty() ? "" : ", ") + std::to_string(format->manual_level(level));
     }
+    const std::string size = page_size(format->shape().page_shift(d.levels.front(), d.in));
     return names + (d.levels.size() > 1 ? " (levels " : " (level ") + numbers + "): " +
            (d.in == kind::table ? "refers to a table"
-                                : "maps a " + page_size(s.page_shift(d.levels.front())) + " page");
+            : d.in == kind::run ? "one of a run that maps " + size
+                                : "maps a " + size + " page");
 }
 
 // ---- diagrams
@@ -294,10 +304,10 @@ std::string svg_of(const drawing& d, unsigned entry_bits, std::string_view title
             const unsigned width = here.width() * cell_width;
             draw_box(out, left, top, width, *c, d.in);
             if (here.width() == 1) {
-                draw_text(out, left + width / 2, top - 4, "bit", "middle", bit_number(here.shift(), false));
+                draw_text(out, left + width / 2, top - 4, "bit", "middle", bit_number(here.shift(), false, d.has_m));
             } else {
-                draw_text(out, left + 2, top - 4, "bit", "start", bit_number(high(here), true));
-                draw_text(out, left + width - 2, top - 4, "bit", "end", bit_number(here.shift(), false));
+                draw_text(out, left + 2, top - 4, "bit", "start", bit_number(high(here), true, d.has_m));
+                draw_text(out, left + width - 2, top - 4, "bit", "end", bit_number(here.shift(), false, d.has_m));
             }
         }
     }
@@ -346,8 +356,8 @@ void write_table(std::ostream& out, const drawing& d)
 {
     out << "| bits | name | role | only with | else |\n|---:|---|---|---|---|\n";
     for (const cell& c : d.cells) {
-        out << "| " << bit_numbers(c.bits) << " | " << c.mnemonic << " | " << role_name(c, d.in) << " | " << c.only_with
-            << " | " << (c.only_with.empty() ? "" : name(c.otherwise)) << " |\n";
+        out << "| " << bit_numbers(c.bits, d.has_m) << " | " << c.mnemonic << " | " << role_name(c, d.in) << " | "
+            << c.only_with << " | " << (c.only_with.empty() ? "" : name(c.otherwise)) << " |\n";
     }
 }
 
@@ -359,10 +369,10 @@ void write_entries(std::ostream& out, files& all, const std::string& prefix, con
     for (const drawing& d : drawings_of(features)) {
         std::string file = "formats/" + prefix;
         if (d.in != kind::none) {
-            for (const unsigned level : d.levels) file += '-' + std::to_string(level);
+            for (const unsigned level : d.levels) file += '-' + std::to_string(format->manual_level(level));
         }
         file += std::string("-") + name(d.in) + ".svg";
-        const std::string title = title_of(d, format->shape());
+        const std::string title = title_of(d, format);
         all[file] = svg_of(d, format->shape().entry_bits, title);
         out << "### " << title << "\n\n![" << title << "](" << file << ")\n\n";
         write_table(out, d);
@@ -387,7 +397,9 @@ void write_features(std::ostream& out, const char* type)
 }
 
 /// Bits whose role in nested entries is not the one that they have in ordinary ones.
-void write_differences(std::ostream& out, const shadow_features& ordinary_features, const npt_features& nested_features)
+template <class Ordinary, class Nested>
+void write_differences(std::ostream& out, const Ordinary& ordinary_features, const Nested& nested_features,
+                       const char* heads)
 {
     struct difference {
         field bits;
@@ -396,7 +408,7 @@ void write_differences(std::ostream& out, const shadow_features& ordinary_featur
     };
     const auto ordinary = format_for(ordinary_features);
     const auto nested = format_for(nested_features);
-    out << "| entry | bits | ordinary | nested |\n|---|---:|---|---|\n";
+    out << "| entry | bits | " << heads << " |\n|---|---:|---|---|\n";
     for (const drawing& d : drawings_of(ordinary_features)) {
         std::vector<std::pair<std::vector<unsigned>, std::vector<difference>>> groups;
         for (const unsigned level : d.levels) {
@@ -413,7 +425,7 @@ void write_differences(std::ostream& out, const shadow_features& ordinary_featur
         }
         for (const auto& [levels, found] : groups) {
             for (const difference& f : found) {
-                out << "| " << title_of({levels, d.in, {}}, ordinary->shape()) << " | " << bit_numbers(f.bits) << " | "
+                out << "| " << title_of({levels, d.in, {}}, ordinary) << " | " << bit_numbers(f.bits, d.has_m) << " | "
                     << name(f.was) << " | " << name(f.is) << " |\n";
             }
         }
@@ -436,8 +448,11 @@ void write_forbidden(std::ostream& out)
 {
     out << "| in | combination | only with | rule |\n|---|---|---|---|\n";
     for (const auto& f : Description::forbidden) {
-        out << "| " << (f.in == every ? "every entry" : "leaves") << " | " << mnemonic_of<Description>(f.which) << " = "
-            << f.value;
+        out << "| "
+            << (f.in == every    ? "every entry"
+                : f.in == leaves ? "leaves"
+                                 : "leaves of the lowest level")
+            << " | " << mnemonic_of<Description>(f.which) << " = " << f.value;
         if (f.without != nullptr) out << ", " << mnemonic_of<Description>(f.without) << " = 0";
         out << " | " << f.when.text << " | " << name(f.breaks) << " |\n";
     }
@@ -474,6 +489,8 @@ files draw()
                                 .sub_page_write = true,
                                 .suppress_ve = true,
                                 .memory_bits = memory_bits};
+    const riscv_features hart{.levels = 5, .svnapot = true, .svpbmt = true, .svrsw60t59b = true};
+    const gstage_features hosts_hart{.levels = 5, .svnapot = true, .svpbmt = true, .svrsw60t59b = true};
     files all;
     std::ostringstream out;
     out << "<!-- Made by examples/draw_formats.cpp from the rows in include/ptebits/formats. Change those. -->\n"
@@ -496,6 +513,7 @@ files draw()
            "- [Long mode](#long-mode), [PAE](#pae), [two levels](#two-levels): ordinary paging, formats/shadow.hpp\n"
            "- [Nested paging](#nested-paging): formats/npt.hpp\n"
            "- [Extended page tables](#extended-page-tables): formats/ept.hpp\n"
+           "- [RISC-V](#risc-v), [Sv32](#sv32), [G-stage](#g-stage): formats/riscv.hpp\n"
            "\n"
            "## Long mode\n"
            "\n"
@@ -526,7 +544,7 @@ files draw()
            "with `guest_mode_execute_trap` it forbids supervisor fetches instead. These bits have another role\n"
            "than in the drawings of long mode:\n"
            "\n";
-    write_differences(out, long_mode, nested);
+    write_differences(out, long_mode, nested, "ordinary | nested");
     write_features<npt_features>(out, "npt_features");
     out << "## Extended page tables\n"
            "\n"
@@ -540,6 +558,34 @@ files draw()
     write_values(out, "MT", [](unsigned value) { return ept_fields::meaning(&ept_fields::memory_type, value); });
     out << "A present entry is misconfigured if a reserved bit is set, or by one of these combinations:\n\n";
     write_forbidden<ept_description>(out);
+    out << "## RISC-V\n"
+           "\n"
+           "Sv39, Sv48 and Sv57: three, four and five levels of 512 entries. The manual counts them from 0, and so\n"
+           "do these headings. Present = V. RISC-V ISA manual, volume II, \"Addressing and Memory Protection\". An\n"
+           "entry with no right refers to a table. An entry of a run of 64 Kbytes has 1000 in the lowest bits of\n"
+           "PPN. Address bits that no memory has are no rule: the access to them faults.\n"
+           "\n";
+    write_features<riscv_features>(out, "riscv_features");
+    write_entries(out, all, "riscv", hart);
+    out << "PBMT is 0 PMA (as the memory's attributes say), 1 NC (not cached), 2 IO. A present entry faults if a\n"
+           "reserved bit is set, or by one of these combinations:\n"
+           "\n";
+    write_forbidden<riscv_description>(out);
+    out << "## Sv32\n"
+           "\n"
+           "`levels = 2`: 32-bit entries, 1024 a table, physical addresses of 34 bits.\n"
+           "\n";
+    write_entries(out, all, "sv32", riscv_features{.levels = 2});
+    out << "## G-stage\n"
+           "\n"
+           "The tables of hgatp are those above with 2 more index bits at the top: the root has 16 Kbytes. Every "
+           "access\n"
+           "is a user's, so U must be 1 in every leaf. \"Guest Physical Address Translation\". These bits have "
+           "another\n"
+           "role than in the drawings above:\n"
+           "\n";
+    write_differences(out, hart, hosts_hart, "satp, vsatp | hgatp");
+    write_features<gstage_features>(out, "gstage_features");
     std::string document = out.str();
     document.pop_back();  // the blank line at the end
     all["formats.md"] = std::move(document);

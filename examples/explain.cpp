@@ -8,10 +8,12 @@
 #include <sstream>
 #include <string>
 #include <string_view>
+#include <type_traits>
 #include <variant>
 #include <vector>
 
 #include <ptebits/ageing.hpp>
+#include <ptebits/riscv_flush.hpp>
 #include <ptebits/text.hpp>
 #include <ptebits/text_stream.hpp>
 
@@ -22,7 +24,7 @@
 namespace {
 
 using namespace ptebits;
-using named::any_features, named::error, named::in_quotes;
+using named::any_entry_features, named::error, named::in_quotes;
 
 constexpr std::string_view usage =
     "usage: explain [--short | --long] FORMAT[,FEATURE=VALUE]... LEVEL HEX...\n"
@@ -30,9 +32,11 @@ constexpr std::string_view usage =
     "       explain --diff FORMAT[,FEATURE=VALUE]... LEVEL OLD NEW\n"
     "       explain --help\n"
     "\n"
-    "FORMAT is shadow (or x86), npt or ept. Features are those of the library, as in\n"
+    "FORMAT is shadow (or x86), npt, ept, riscv (Sv32 to Sv57) or gstage (their x4 forms). Features are\n"
+    "those of the library, as in\n"
     "ept,physical_bits=39,accessed_dirty=0; the others have the library's defaults, but levels is 5\n"
-    "if LEVEL is. LEVEL is the level of the entry: 1 is the level of 4-Kbyte pages.\n"
+    "if LEVEL is. LEVEL is the level of the entry: 1 is the level of 4-Kbyte pages,\n"
+    "also of RISC-V, whose manual counts from 0.\n"
     "\n"
     "With -, entries come from standard input, one a line: the last word of the line, behind the last\n"
     "blank, '=' or ':', in hexadecimal; without a decimal digit it needs 0x. If a ':' is followed by\n"
@@ -80,14 +84,14 @@ std::vector<std::uint64_t> entries_in(const std::string& line)
 }
 
 /// The features in FORMAT,FEATURE=VALUE,...
-any_features read_format(std::string_view text, unsigned level)
+any_entry_features read_format(std::string_view text, unsigned level)
 {
     const auto next = [&] {
         const std::string_view word = text.substr(0, text.find(','));
         text.remove_prefix(std::min(word.size() + 1, text.size()));
         return word;
     };
-    any_features all = named::format_named(next());
+    any_entry_features all = named::entry_format_named(next());
     std::visit(
         [&](auto& features) {
             if (level > features.levels) features.levels = level;
@@ -189,6 +193,9 @@ void print_difference(std::uint64_t before, std::uint64_t after, unsigned level,
             std::cout << "changed, as fields of a " << (k == kind::leaf ? "leaf" : "table's entry") << ":\n";
             print_changes(before, after, level, k, format);
         }
+    }
+    if constexpr (std::is_base_of_v<riscv_description, typename Format::description>) {
+        std::cout << "fence: " << name(fence_after(before, after, format, level)) << '\n';
     }
     const bool flush = needs_flush(before, after, format, level);
     std::cout << "TLB flush: " << (flush ? paint.alarm : "") << (flush ? "needed" : "not needed") << paint.off << '\n';

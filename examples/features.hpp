@@ -12,6 +12,7 @@
 
 #include <ptebits/formats/ept.hpp>
 #include <ptebits/formats/npt.hpp>
+#include <ptebits/formats/riscv.hpp>
 #include <ptebits/formats/shadow.hpp>
 
 #include "numbers.hpp"
@@ -93,7 +94,32 @@ struct feature {
     return all;
 }
 
+[[nodiscard]] inline std::span<const feature<ptebits::riscv_features>> features_of(const ptebits::riscv_features&)
+{
+    using f = ptebits::riscv_features;
+    static constexpr feature<f> all[] = {
+        {"levels", &f::levels},   {"physical_bits", &f::physical_bits},
+        {"svnapot", &f::svnapot}, {"svpbmt", &f::svpbmt},
+        {"svadu", &f::svadu},     {"svrsw60t59b", &f::svrsw60t59b},
+        {"svvptc", &f::svvptc},   {"global_pages", &f::global_pages},
+    };
+    return all;
+}
+
+[[nodiscard]] inline std::span<const feature<ptebits::gstage_features>> features_of(const ptebits::gstage_features&)
+{
+    using f = ptebits::gstage_features;
+    static constexpr feature<f> all[] = {
+        {"levels", &f::levels}, {"physical_bits", &f::physical_bits}, {"svnapot", &f::svnapot}, {"svpbmt", &f::svpbmt},
+        {"svadu", &f::svadu},   {"svrsw60t59b", &f::svrsw60t59b},     {"svvptc", &f::svvptc},
+    };
+    return all;
+}
+
+/// Those of tables that a dump of an x86 machine has, and of entries of any format.
 using any_features = std::variant<ptebits::shadow_features, ptebits::npt_features, ptebits::ept_features>;
+using any_entry_features = std::variant<ptebits::shadow_features, ptebits::npt_features, ptebits::ept_features,
+                                        ptebits::riscv_features, ptebits::gstage_features>;
 
 /// What is wrong with a format or a feature that somebody named.
 struct error : std::runtime_error {
@@ -109,6 +135,16 @@ struct error : std::runtime_error {
     if (format == "ept") return ptebits::ept_features{};
     if (format == "shadow" || format == "x86") return ptebits::shadow_features{};
     throw error("FORMAT is shadow, x86, npt or ept, not " + in_quotes(format));
+}
+
+/// The same for entries alone, of RISC-V too.
+[[nodiscard]] inline any_entry_features entry_format_named(std::string_view format)
+{
+    if (format == "riscv") return ptebits::riscv_features{};
+    if (format == "gstage") return ptebits::gstage_features{};
+    if (format != "npt" && format != "ept" && format != "shadow" && format != "x86")
+        throw error("FORMAT is shadow, x86, npt, ept, riscv or gstage, not " + in_quotes(format));
+    return std::visit([](const auto& features) -> any_entry_features { return features; }, format_named(format));
 }
 
 /// Sets a feature by its name. Throws error.
