@@ -115,7 +115,7 @@ TEST_CASE("RISC-V: a leaf without rights would refer to a table: refused, or kep
     CHECK(give_access(none.entry, kept) == 0x2000'00c7);
 }
 
-TEST_CASE("RISC-V: bits of leaves in entries that refer to tables are faults; G and RSW are not")
+TEST_CASE("RISC-V: bits of leaves in entries that refer to tables are faults, but G and RSW are not")
 {
     for (const word bit : {word{0x10}, word{0x40}, word{0x80}, word{1} << 63, word{1} << 61, word{1} << 62,
                            word{1} << 54, word{1} << 58, word{1} << 59, word{1} << 60}) {
@@ -149,7 +149,7 @@ TEST_CASE("RISC-V: an entry made invalid to trap the next access is still taken 
     CHECK(slot == 0);
 }
 
-TEST_CASE("RISC-V: a large page whose base is not aligned is a page fault; map takes smaller pages")
+TEST_CASE("RISC-V: a large page whose base is not aligned is a page fault, and map takes smaller pages")
 {
     CHECK(cause_of(0x2000'04c3, 3, svadu, a_load) == 13);
     CHECK(cause_of(0x2000'04d3, 3, sv39x4, a_load) == 21);
@@ -364,7 +364,7 @@ TEST_CASE("RISC-V: a run's 16 entries are one page for A and D, and one entry wh
     CHECK(entry(15) == 0x2000'7cdf);
 }
 
-TEST_CASE("RISC-V: NAPOT entries lead by the address in the run; other codes, levels and harts refuse N")
+TEST_CASE("RISC-V: NAPOT entries lead by the address in the run, and other codes, levels and harts refuse N")
 {
     const word leaf = word{1} << 63 | 0x2000'20df;
     for (const auto& check : {true, false}) {
@@ -386,7 +386,7 @@ TEST_CASE("RISC-V: NAPOT entries lead by the address in the run; other codes, le
     CHECK(cause_of(word{1} << 63 | 0x2000'00cf, 2, all, a_load) == 13);
 }
 
-TEST_CASE("RISC-V: a memory type that the hart lacks is refused, not lost; PBMT 3 is a fault")
+TEST_CASE("RISC-V: a memory type that the hart lacks is refused and not lost, and PBMT 3 is a fault")
 {
     CHECK(encode_page(kind::leaf, 1, 0x1000'0000, {}, {.type = memory_type::uc}, sv39).error ==
           encode_error::no_such_field);

@@ -30,7 +30,7 @@ struct no_memory {
 
 }  // namespace
 
-TEST_CASE("satp and vsatp: mode, ASID, root; what is none of the format's")
+TEST_CASE("satp and vsatp: mode, ASID, root, and what is none of the format's")
 {
     const atp_root r = root_of_satp(0x8000'5000'0008'0001, sv39);
     CHECK(r);

@@ -5,7 +5,10 @@
 cmake_minimum_required(VERSION 3.24)
 
 file(GLOB documents ${SOURCE}/README.md ${SOURCE}/docs/*.md ${SOURCE}/examples/*/README.md)
-file(GLOB programs ${SOURCE}/examples/*.cpp ${SOURCE}/tests/*.cpp ${SOURCE}/tests/*.hpp)
+file(
+  GLOB programs ${SOURCE}/examples/*.cpp ${SOURCE}/tests/*.cpp ${SOURCE}/tests/*.hpp ${SOURCE}/include/ptebits/*.hpp
+       ${SOURCE}/include/ptebits/formats/*.hpp
+)
 set(compiled "")
 foreach(program IN LISTS programs)
   file(READ ${program} text)
