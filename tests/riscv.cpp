@@ -441,6 +441,50 @@ TEST_CASE("a range is aged and harvested through its tables")
     });
 }
 
+TEST_CASE("a run is aged and harvested as one page, whichever of its entries has A or D")
+{
+    with_both<everything>([](const auto& f) {
+        walking::arena memory(0x1000, 3);
+        memory.put<word>(0x1000, 0x801);
+        memory.put<word>(0x2000, 0xc01);
+        const word entry = 0x8000'0000'2000'601f;
+        for (unsigned i = 16; i < 32; ++i) memory.put<word>(0x3000 + i * 8, entry);
+        memory.put<word>(0x3000 + 32 * 8, 0x2008'00df);  // a page behind it
+        const auto slots = [&](word physical) { return memory(physical, std::type_identity<word>{}); };
+        const auto put = [&](unsigned index, word bits) { memory.put<word>(0x3000 + index * 8, entry | bits); };
+        struct reported {
+            word address, bytes;
+            bool operator==(const reported&) const = default;
+        };
+        std::vector<reported> pages;
+        const auto report = [&](word address, word bytes) { pages.push_back({address, bytes}); };
+        const auto aged = [&](inclusive_range range) {
+            pages.clear();
+            return age_range(f, 0x1000, range, slots, report).pages;
+        };
+        put(19, 0xc0);
+        put(30, 0xc0);
+        CHECK(aged({0, 0x3f'ffff}) == 2);
+        CHECK(pages == std::vector<reported>{{0x1'0000, 0x1'0000}, {0x2'0000, 0x1000}});
+        CHECK(memory.get<word>(0x3000 + 19 * 8) == (entry | 0x80));
+        CHECK(memory.get<word>(0x3000 + 30 * 8) == (entry | 0x80));
+        CHECK(aged({0, 0x3f'ffff}) == 0);
+        // A range inside the run: what is set in an entry outside of it counts.
+        put(30, 0xc0);
+        CHECK(aged({0x1'2000, 0x1'2fff}) == 1);
+        CHECK(pages == std::vector<reported>{{0x1'0000, 0x1'0000}});
+        pages.clear();
+        CHECK(harvest_range(f, 0x1000, {0x1'2000, 0x1'2fff}, slots, report).pages == 1);
+        CHECK(pages == std::vector<reported>{{0x1'0000, 0x1'0000}});
+        for (unsigned i = 16; i < 32; ++i) CHECK(memory.get<word>(0x3000 + i * 8) == entry);
+        // A page among the entries of a run is one of its own.
+        memory.put<word>(0x3000 + 20 * 8, 0x2000'505f);
+        put(16, 0x40);
+        CHECK(aged({0, 0x1'ffff}) == 2);
+        CHECK(pages == std::vector<reported>{{0x1'0000, 0x1'0000}, {0x1'4000, 0x1000}});
+    });
+}
+
 TEST_CASE("a run is one mapping, whose entries stand for 4 Kbytes each")
 {
     with_both<everything>([](const auto& f) {

@@ -45,6 +45,42 @@ struct range_counts {
 
 namespace detail {
 
+/// The first slot of the run of an entry, and how many it has; none of an entry that is not one of a run, or of one
+/// whose size is coded in it, which stands for itself.
+template <slot_word Word, entry_format F>
+[[nodiscard]] constexpr slot_run run_around(std::uint64_t index, Word entry, unsigned level, const F& format) noexcept
+{
+    slot_run run;
+    run.next = 1;
+    if (kind_of(entry, level, format) != kind::run || format->layout_at(level, kind::run).sized ||
+        !translates(entry, format, level)) {
+        return run;
+    }
+    const std::uint64_t inside = ones(format->shape().run_bits[level - 1] - 1U, 0);
+    run.next = index & ~inside;
+    run.last = index | inside;
+    return run;
+}
+
+/// The slots of a block in `look_at` that are entries of runs, and the others of their runs: hardware sets A and D in
+/// any of them for all. Precondition: no run reaches over the block.
+template <slot_word Word, entry_format F, slot_access Access>
+[[nodiscard]] constexpr std::uint64_t runs_in_block(const Word* slots, std::uint64_t look_at, const F& format,
+                                                    Access access)
+{
+    std::uint64_t found = 0;
+    for (; look_at != 0; look_at &= look_at - 1) {
+        const auto n = static_cast<unsigned>(std::countr_zero(look_at));
+        if ((found >> n & 1) != 0) continue;
+        for (slot_run run = run_around(n, access.load(slots[n]), 1, format); !run.empty(); ++run.next) {
+            if (!run_around(run.next, access.load(slots[run.next]), 1, format).empty()) {
+                found |= std::uint64_t{1} << run.next;
+            }
+        }
+    }
+    return found;
+}
+
 /// Does an operation to every leaf that maps a part of a range, and reports where it was
 /// done. An array keeps, for each level, where to go on.
 template <slot_word Word, class Operation, entry_format F, class Memory, class Report, slot_access Access>
@@ -90,11 +126,22 @@ constexpr range_counts clear_in_range(const Operation& clear, const F& format, s
             const std::uint64_t last = here.last - block < block_slots ? here.last - block : block_slots - 1;
             const std::uint64_t look_at = ones(static_cast<unsigned>(last), static_cast<unsigned>(here.next - block));
             const std::uint64_t count = slots - block < block_slots ? slots - block : block_slots;
-            std::uint64_t done = clear_in_block(here.slots + block, count, look_at, clear, access, level);
+            std::uint64_t in_runs = 0;
+            if (format->exists(1, kind::run)) in_runs = runs_in_block(here.slots + block, look_at, format, access);
+            std::uint64_t done = clear_in_block(here.slots + block, count, look_at | in_runs, clear, access, level);
             here.next = block + last + 1;
-            for (; done != 0; done &= done - 1) {
-                const std::uint64_t slot = block + static_cast<unsigned>(std::countr_zero(done));
-                found(here.begin + (slot << t.page_shift(1)), t.page_shift(1));
+            while (done != 0) {
+                std::uint64_t slot = static_cast<unsigned>(std::countr_zero(done));
+                unsigned shift = t.page_shift(1);
+                std::uint64_t of_page = done & ~(done - 1);
+                if ((in_runs & of_page) != 0) {  // the page of all 16, or how many they are
+                    shift = t.page_shift(1, kind::run);
+                    const std::uint64_t inside = ones(t.run_bits[0] - 1U, 0);
+                    slot &= ~inside;
+                    of_page = in_runs & ones(static_cast<unsigned>(slot | inside), static_cast<unsigned>(slot));
+                }
+                done &= ~of_page;
+                found(here.begin + ((block + slot) << t.page_shift(1)), shift);
             }
             continue;
         }
@@ -113,7 +160,18 @@ constexpr range_counts clear_in_range(const Operation& clear, const F& format, s
         const kind k = kind_of(entry, level, format);
         const layout& l = format->layout_at(level, k);
         if (k != kind::table) {
-            if (clear(slot, access, level)) found(begin, t.page_shift(level));
+            bool done = clear(slot, access, level);
+            slot_run run;
+            run.next = 1;  // none
+            if (k == kind::run) run = run_around(here.next - 1, entry, level, format);
+            const std::uint64_t first = run.empty() ? here.next - 1 : run.next;
+            for (; !run.empty(); ++run.next) {
+                Word& other = here.slots[run.next];
+                if (!run_around(run.next, access.load(other), level, format).empty()) {
+                    done = clear(other, access, level) || done;
+                }
+            }
+            if (done) found(here.begin + (first << t.page_shift(level)), t.page_shift(level, l.sized ? kind::leaf : k));
             continue;
         }
         const bool may_skip = enter_those == subtrees::accessed && l.mask(role::accessed) != 0;
@@ -157,7 +215,8 @@ template <entry_format F, unsigned S>
 /// an access_tracking; `root` the physical address of the top table. Follows only present
 /// entries that break no rule; guarantees, precondition and order of each leaf: age().
 ///
-/// Addresses are reported in order, a large page once and from its beginning. Tables may
+/// Addresses are reported in order, a large page or a run once and from its beginning: of a run all entries are aged,
+/// also those outside the range, since hardware sets A in any of them for all. Tables may
 /// share tables, or contain themselves: a page is reported for each way to it, and only the range
 /// and the number of levels bound the time.
 template <class By, class Memory, class Report, slot_access Access = atomic_access<>>
