@@ -218,3 +218,39 @@ TEST_CASE("each feature of EPT changes some answer")
                          {.physical_bits = 46, .accessed_dirty = false},
                          {.physical_bits = 46, .verify_guest_paging = true}});
 }
+
+/// The same of RISC-V's formats, whose only width is 56 bits.
+template <class Features>
+void check_riscv()
+{
+    const auto all = named::features_of(Features{});
+    CHECK(all.size() == member_count<Features>());
+    const auto answers_of = [](const Features& f) {
+        const auto format = format_for(f);
+        REQUIRE(format->wrong().what == defect::none);
+        std::vector<word> found{format->shape().levels, format->caches_absent(),
+                                static_cast<word>(format->accessed_by()), format->global.mask()};
+        for (unsigned index = 0; index < 64; ++index) {
+            const word entry = 0x2000'20df ^ word { 1 } << index;
+            found.push_back(static_cast<word>(kind_of(entry, 1, format)));
+            found.push_back(diagnose(entry, 1, format).bits);
+        }
+        return found;
+    };
+    for (const auto& feature : all) {
+        CAPTURE(std::string(feature.name));
+        Features changed;
+        if (const auto* flag = std::get_if<bool Features::*>(&feature.member)) changed.** flag = !(changed.**flag);
+        if (const auto* number = std::get_if<unsigned Features::*>(&feature.member)) ++(changed.**number);
+        if (feature.name == "physical_bits") {
+            CHECK(format_for(changed)->wrong().what == defect::physical_bits);
+        } else {
+            CHECK(answers_of(changed) != answers_of(Features{}));
+        }
+    }
+}
+TEST_CASE("each feature of RISC-V's formats changes some answer")
+{
+    check_riscv<riscv_features>();
+    check_riscv<gstage_features>();
+}

@@ -120,7 +120,7 @@ TEST_CASE("causes by access, kind of fault and stage")
     constexpr does operations[] = {does::fetch, does::load, does::execute_load, does::store, does::manage};
     constexpr unsigned page[] = {12, 13, 13, 15, 15};
     constexpr unsigned guest_page[] = {20, 21, 21, 23, 23};
-    constexpr unsigned absent[] = {1, 5, 5, 7, 7};
+    constexpr unsigned no_slot_at[] = {1, 5, 5, 7, 7};
     for (unsigned n = 0; n < 5; ++n) {
         const riscv_access a{.what = operations[n]};
         walk_result r;
@@ -131,8 +131,8 @@ TEST_CASE("causes by access, kind of fault and stage")
             CHECK(fault_code(r, a, {}, sv39x4).value == guest_page[n]);
         }
         r.fault = fault_kind::memory_absent;
-        CHECK(fault_code(r, a, {}, sv39).value == absent[n]);
-        CHECK(fault_code(r, a, {}, sv39x4).value == absent[n]);
+        CHECK(fault_code(r, a, {}, sv39).value == no_slot_at[n]);
+        CHECK(fault_code(r, a, {}, sv39x4).value == no_slot_at[n]);
         for (const fault_kind f : {fault_kind::none, fault_kind::not_a_root, fault_kind::second_stage}) {
             r.fault = f;
             CHECK_FALSE(fault_code(r, a, {}, sv39));

@@ -610,6 +610,10 @@ TEST_CASE("every enumerator has a name of its own")
     check(fault_kind::memory_absent);
     check(root_error::reserved_bits);
     check(eptp_error::root);
+    check(atp_error::asid);
+    check(fence_error::id);
+    check(fence_due::all_levels);
+    check(riscv_trap_kind::guest_page);
     check(pat_error::reserved_type);
     check(combine_error::entry);
     CHECK(std::string(name(kind::none)) == "absent");

@@ -211,6 +211,21 @@ inline unsigned changing()
     return give_access(e.entry, kept) == slot ? 0 : 4;
 }
 
+/// RISC-V's registers, traps and fences, with one hart's features known at run time.
+inline unsigned on_riscv(bool svadu)
+{
+    const auto first = format_for(riscv_features{.svadu = svadu});
+    const auto second = format_for(gstage_features{.svadu = svadu});
+    const atp_root root = root_of_satp(atp_for(0x8000'1000, first, 5).value, first);
+    if (!root || root.root != 0x8000'1000 || root_of_hgatp(atp_for(0x8000'1000, second).value, second)) return 1;
+    walk_result r;
+    r.fault = fault_kind::not_present;
+    const riscv_trap trap = trap_of(r, 0x1000, {}, second, true);
+    if (trap.cause != 21 || told_by(trap).kind != riscv_trap_kind::guest_page) return 2;
+    const fence_operands gvma = fence_for({.by_address = true}, second, 0x4000);
+    return gvma && gvma.rs1 == 0x1000 && fence_after(0x2000'00df, 0, first) == fence_due::by_address ? 0 : 3;
+}
+
 /// The number of what went wrong, 0 if nothing did.
 inline unsigned all()
 {
@@ -238,6 +253,7 @@ inline unsigned all()
     note(resizing(npt_runtime));
     note(trees(ept_constant));
     note(trees(npt_runtime));
+    note(on_riscv(physical_bits == 46));
 
     std::uint64_t slot = 0x1007;
     note(!age(slot, tracked) || !restore(slot, tracked));
