@@ -218,21 +218,33 @@ struct small_guest {
     }
 };
 
+/// A pass over a range by some threads, without a lock: whoever is free takes the next part. Returns pages found.
+template <class Pass>
+std::uint64_t by_threads(unsigned workers, inclusive_range pages, const Pass& pass)
+{
+    const std::uint64_t parts = std::uint64_t{16} * workers;
+    std::atomic<std::uint64_t> next = 0;
+    std::atomic<std::uint64_t> found = 0;
+    const auto work = [&] {
+        for (std::uint64_t n = next++; n < parts; n = next++) found += pass(range_part(host, pages, parts, n)).pages;
+    };
+    std::vector<std::thread> threads;
+    for (unsigned n = 0; n < workers; ++n) threads.emplace_back(work);
+    for (std::thread& t : threads) t.join();
+    return found;
+}
+
 }  // namespace
 
 TEST_CASE("threads that age and harvest parts of a range write no word of their bitmaps twice, and lose no A and D")
 {
-    constexpr auto format = ept<ept_features{}>;
-    constexpr unsigned parts = 7, workers = 3, passes = 12;
-    constexpr subtrees which[] = {subtrees::all, subtrees::accessed};
     small_guest guest;
     // Plain words: under ThreadSanitizer two threads that write one of them are a race.
     constexpr std::uint64_t first_word = small_guest::begin >> 18;
     std::vector<std::uint64_t> young_pages((small_guest::all.last >> 18) - first_word + 1);
     std::vector<std::uint64_t> dirty_pages(young_pages.size());
-    const auto into = [&](std::vector<std::uint64_t>& words, std::uint64_t& bits) {
+    const auto into = [&](std::vector<std::uint64_t>& words) {
         return [&](std::uint64_t address, std::uint64_t size) {
-            ++bits;
             for (std::uint64_t at = address; at < address + size; at += 0x1000) {
                 words[(at >> 18) - first_word] |= std::uint64_t{1} << (at >> 12) % 64;
             }
@@ -245,27 +257,20 @@ TEST_CASE("threads that age and harvest parts of a range write no word of their 
             const std::uint64_t address = small_guest::begin + n * 0x9'7000 % 0x400'0000;
             // Hardware sets A above before A in the leaf.
             std::uint64_t* const slot = guest.leaf(address, [](std::uint64_t& entry) { set(entry, bit(8)); });
-            access_slot(*slot, n % 2 == 0, format, set_a, set_d);
+            access_slot(*slot, n % 2 == 0, host, set_a, set_d);
         }
     });
-    std::array<std::uint64_t, workers> got_a{}, got_d{};
-    for (unsigned pass = 0; pass < passes; ++pass) {
-        std::atomic<std::uint64_t> next = 0;
-        std::vector<std::thread> threads;
-        for (unsigned w = 0; w < workers; ++w) {
-            threads.emplace_back([&, w] {
-                std::uint64_t a = 0, d = 0;
-                // Whoever is free takes the next part.
-                for (std::uint64_t n = next++; n < parts; n = next++) {
-                    const range_part part(format, small_guest::all, parts, n);
-                    age_range(format, 0x1000, part, guest, into(young_pages, a), which[pass % 2]);
-                    harvest_range(format, 0x1000, part, guest, into(dirty_pages, d));
-                }
-                got_a[w] += a;
-                got_d[w] += d;
-            });
-        }
-        for (std::thread& t : threads) t.join();
+    std::uint64_t got_a = 0, got_d = 0;
+    for (unsigned pass = 0; pass < 12; ++pass) {
+        const auto report_young = into(young_pages);
+        got_a += by_threads(3, small_guest::all, [&](const range_part& part) {
+            return age_range(host, 0x1000, part, guest, report_young,
+                             pass % 2 == 0 ? subtrees::all : subtrees::accessed);
+        });
+        const auto report_dirty = into(dirty_pages);
+        got_d += by_threads(3, small_guest::all, [&](const range_part& part) {
+            return harvest_range(host, 0x1000, part, guest, report_dirty);
+        });
     }
     stop = true;
     mmu.join();
@@ -276,6 +281,8 @@ TEST_CASE("threads that age and harvest parts of a range write no word of their 
         left_a += test_and_clear(slot, bit(8));
         left_d += test_and_clear(slot, bit(9));
     }
-    CHECK(set_a == got_a[0] + got_a[1] + got_a[2] + left_a);
-    CHECK(set_d == got_d[0] + got_d[1] + got_d[2] + left_d);
+    CHECK(set_a == got_a + left_a);
+    CHECK(set_d == got_d + left_d);
+    CHECK(got_a != 0);
+    CHECK(got_d != 0);
 }
