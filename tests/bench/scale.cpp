@@ -285,12 +285,12 @@ void measure_guest(word gib, unsigned page_level, const options& wanted, progres
                 ratio.push_back(all.back() / skipping.back());
                 const double start = cpu_time();
                 sink = g.read(0, last_table);
-                plain.push_back(cpu_time() - start);
+                plain.push_back((cpu_time() - start) / static_cast<double>(last_table + 1));
             }
             const auto rate = [&](double took) { return bytes / took / 1e9; };
             std::printf("| %s | %s%.2f%% | %.3f MiB | %.1f GB/s | %.3f ms | %.1f GB/s | %.3f ms | %.2f%% | %.2f |\n",
                         size_text(gib).c_str(), how == pattern::scattered ? "" : "whole tables, ",
-                        100 * median(used_share), bytes / 0x1p20, rate(median(plain)), 1e3 * median(all),
+                        100 * median(used_share), bytes / 0x1p20, table_bytes / median(plain) / 1e9, 1e3 * median(all),
                         rate(median(all)), 1e3 * median(skipping), 100 * median(read_share), median(ratio));
             std::fflush(stdout);
         }
