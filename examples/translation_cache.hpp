@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSL-1.0
-// What a simulated CPU keeps of nested walks, so that the next ones read less: the guest's entries that refer to tables,
-// as a paging-structure cache has them, and the host's translations of guest-physical pages.
+// What a simulated CPU keeps of nested walks, so that the next ones read less: the guest's entries that refer to
+// tables, as a paging-structure cache has them, and the host's translations of guest-physical pages.
 //
 // The guest's leaf is read at each walk, so that rights, controls, keys, G, A and D of its pages are as without the
 // cache. Whatever does not succeed with what is kept is walked once more without it, and that walk tells the fault.
@@ -171,8 +171,8 @@ private:
             const std::uint64_t in_page = ones(host->shape().granule - 1, 0);
             const std::uint64_t number = address >> host->shape().granule;
             page& p = cache.pages_[number % Pages];
-            const bool allows = p.number == number &&
-                                regime_of<Host>::allows(p.reached, p.reached.last_entry(), a, cpu, host);
+            const bool allows =
+                p.number == number && regime_of<Host>::allows(p.reached, p.reached.last_entry(), a, cpu, host);
             if (!allows || (a.writes() && !p.written)) {
                 ++cache.counts_.host_walks;
                 p.reached = ptebits::walk(host, root, address, a, cpu, memory, update_flags::yes, how);
