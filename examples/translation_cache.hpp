@@ -129,7 +129,7 @@ private:
             if (at == nullptr) return false;
             if (count < max_levels) slots[count++] = address;
             if constexpr (std::is_same_v<regime_of<Host>, extended_paging>) {
-                paging_writable = paging_writable && extended_paging::allows_paging_write(at->reached, host);
+                paging_writable = paging_writable && host->paging_write.get(at->reached.last_entry()) != 0;
             }
             const Word* const slot = slot_in<Word>(memory, address);
             if (slot == nullptr) return false;
