@@ -2,6 +2,7 @@
 // Walking a guest's tables over the host's: two stages of translation.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <type_traits>
 
@@ -304,6 +305,94 @@ template <walkable_format Guest, class Root, walkable_format Host, class Memory,
     return stage;
 }
 
+/// Asks for what several nested walks will read, level by level, so that the waits for memory overlap.
+template <class Guest, walkable_format Host, class Memory, slot_access Access>
+class nested_fetch {
+public:
+    constexpr nested_fetch(const Guest& guest, const host_tables<Host, Memory, Access>& host)
+        : guest_(guest), host_(host)
+    {
+    }
+
+    /// At most batch_group.
+    constexpr void fetch(std::uint64_t guest_root, const std::uint64_t* addresses, std::size_t count)
+    {
+        std::uint64_t guest_physical[batch_group] = {};
+        if constexpr (std::is_same_v<Guest, unpaged>) {
+            for (std::size_t i = 0; i < count; ++i) guest_physical[i] = addresses[i];
+        } else {
+            for (std::size_t i = 0; i < count; ++i) on_the_way_[i] = {guest_root, true};
+            if (!is_root(guest_root, guest_) || !is_root(host_.root, host_.format)) return;
+            with_slots_of(guest_, host_.memory, [&]<class Word>(std::type_identity<Word>) {
+                if constexpr (constant_masks<Guest>) {
+                    fetch_below<Word, constant<Guest>->shape().levels>(addresses, guest_physical, count);
+                } else {
+                    for (unsigned level = guest_->shape().levels; level > 0; --level) {
+                        fetch_level<Word>(level, addresses, guest_physical, count);
+                    }
+                }
+            });
+        }
+        with_slots_of(host_.format, host_.memory, [&]<class Word>(std::type_identity<Word>) {
+            table_walk<Word, Host, std::remove_reference_t<memory_argument<Memory>>, Access>(host_.format, host_.memory,
+                                                                                             host_.how)
+                .fetch_for(host_.root, guest_physical, count);
+        });
+    }
+
+private:
+    /// The table where a walk goes on, then its slot in the host's memory; whether it goes on.
+    struct ahead {
+        std::uint64_t at = 0;
+        bool goes_on = false;
+    };
+
+    template <slot_word Word, unsigned Level>
+    constexpr void fetch_below(const std::uint64_t* addresses, std::uint64_t* guest_physical, std::size_t count)
+    {
+        if constexpr (Level > 0) {
+            fetch_level<Word>(Level, addresses, guest_physical, count);
+            fetch_below<Word, Level - 1>(addresses, guest_physical, count);
+        }
+    }
+
+    /// Asks for the guest's entries of a level, then follows them.
+    template <slot_word Word>
+    PTEBITS_INLINE constexpr void fetch_level(unsigned level, const std::uint64_t* addresses,
+                                              std::uint64_t* guest_physical, std::size_t count)
+    {
+        for (std::size_t i = 0; i < count; ++i) {
+            ahead& walk = on_the_way_[i];
+            if (!walk.goes_on) continue;
+            const std::uint64_t slot = guest_->shape().slot_address(walk.at, addresses[i], level);
+            walk.at =
+                find_table<Memory>(host_.format, host_.root, host_.cpu, host_.memory, update_flags::no, slot, host_.how)
+                    .slot;
+            walk.goes_on = walk.at != no_slot;
+            if (walk.goes_on) prefetch_slot<Word>(host_.memory, walk.at);
+        }
+        for (std::size_t i = 0; i < count; ++i) {
+            ahead& walk = on_the_way_[i];
+            Word entry = 0;
+            if (!walk.goes_on) continue;
+            walk.goes_on = read_slot(host_.memory, host_.how, walk.at, entry) && present(entry, guest_);
+            if (!walk.goes_on) continue;
+            const kind k = kind_of(entry, level, guest_);
+            walk.at = guest_->layout_at(level, k).address_in(entry);
+            if (k == kind::table) {
+                walk.goes_on = guest_->level_below(entry, level) + 1 == level;
+            } else {
+                walk.goes_on = false;
+                guest_physical[i] = walk.at | (addresses[i] & ones(page_shift_of(entry, level, guest_) - 1, 0));
+            }
+        }
+    }
+
+    const Guest& guest_;
+    host_tables<Host, Memory, Access> host_;
+    ahead on_the_way_[batch_group] = {};
+};
+
 }  // namespace detail
 
 /// Walks a guest's tables (or none: unpaged) over the host's, as the MMU does for one access of the
@@ -344,6 +433,32 @@ template <class Guest, walk_root Root, walkable_format Host, class Memory, slot_
     result.host = walk(host, host_root, result.guest_physical, final_access, cpu.host, at_hand, update, how);
     result.host_access = final_access;
     return result;
+}
+
+/// nested_walk() for `count` independent addresses, the same access for each: results[i] is that of addresses[i]. What
+/// they read is fetched side by side first, so that the waits for memory overlap; memory() is asked twice for a slot.
+template <class Guest, walkable_format Host, class Memory, slot_access Access = atomic_access<>>
+constexpr void nested_walk_batch(const Guest& guest, std::uint64_t guest_root, const Host& host,
+                                 std::uint64_t host_root, const std::uint64_t* addresses, std::size_t count,
+                                 const access_of<Host>& a,
+                                 const std::type_identity_t<nested_controls<Guest, Host>>& cpu, Memory&& memory,
+                                 nested_result<access_of<Host>>* results, update_flags update = update_flags::yes,
+                                 Access how = {})
+{
+    using memory_type = std::remove_reference_t<Memory>;
+    detail::nested_fetch<Guest, Host, memory_type, Access> ahead(guest,
+                                                                 {host, host_root, cpu.host, memory, update, how});
+    std::size_t walked = 0;
+    for (std::size_t fetched = 0; walked < count;) {
+        const std::size_t n = count - fetched < detail::batch_group ? count - fetched : detail::batch_group;
+        ahead.fetch(guest_root, addresses + fetched, n);
+        const std::size_t end = n != 0 ? fetched : count;
+        for (; walked < end; ++walked) {
+            results[walked] =
+                nested_walk(guest, guest_root, host, host_root, addresses[walked], a, cpu, memory, update, how);
+        }
+        fetched += n;
+    }
 }
 
 /// The code that hardware reports for a nested walk's fault: the guest's or the host's, as `where` says.

@@ -151,6 +151,9 @@ struct entries_seen {
     bool no_memory = false;
 };
 
+/// Walks of a batch that are made side by side: about as many as a core fetches at once.
+inline constexpr std::size_t batch_group = 16;
+
 /// Where a walk begins: at a table of the top level, or with an entry that is held elsewhere.
 struct walk_origin {
     std::uint64_t table = 0;
@@ -275,16 +278,22 @@ public:
     constexpr void run_batch(std::uint64_t root, const std::uint64_t* addresses, std::size_t count, const access& a,
                              const controls& cpu, update_flags update, walk_result* results)
     {
-        constexpr std::size_t group = 16;  // about as many as a core fetches at once
-        ahead slots[group];
+        ahead slots[batch_group];
         std::size_t walked = 0;
         for (std::size_t fetched = 0; walked < count;) {
-            const std::size_t n = count - fetched < group ? count - fetched : group;
+            const std::size_t n = count - fetched < batch_group ? count - fetched : batch_group;
             fetch(root, addresses + fetched, slots, n);
             const std::size_t end = n != 0 ? fetched : count;
             for (; walked < end; ++walked) results[walked] = run(root, addresses[walked], a, cpu, update);
             fetched += n;
         }
+    }
+
+    /// Asks for the entries that so many walks will read, at most batch_group, level by level.
+    constexpr void fetch_for(std::uint64_t root, const std::uint64_t* addresses, std::size_t count)
+    {
+        ahead slots[batch_group];
+        fetch(root, addresses, slots, count);
     }
 
     /// Sets A and D as a walk without updates found that they would be. Returns what became of it.
@@ -658,7 +667,7 @@ private:
     {
         const unsigned levels = format_->shape().levels;
         for (std::size_t i = 0; i < count; ++i) {
-            const bool walks = refusal(addresses[i]) == fault_kind::none;
+            const bool walks = is_root(root, format_) && refusal(addresses[i]) == fault_kind::none;
             on_the_way[i] = {walks ? slot_address(root, levels, addresses[i]) : 0, walks};
         }
         if constexpr (constant_masks<F>) {

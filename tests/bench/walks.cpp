@@ -150,16 +150,19 @@ word library(const scene& s)
 // Results are kept for so many addresses at once.
 constexpr std::size_t at_once = 256;
 
+word address_of(const walk_result& r) { return r.address; }
+word address_of(const nested_result<ptebits::memory_access>& r) { return r.address(); }
+
 /// walk_at_once(addresses, count, results) for all addresses of a scene.
-template <class Walk>
+template <class Result = walk_result, class Walk>
 word keep_results(const scene& s, Walk walk_at_once)
 {
-    static std::array<walk_result, at_once> results;
+    static std::array<Result, at_once> results;
     word sum = 0;
     for (std::size_t i = 0; i < s.addresses.size(); i += at_once) {
         const std::size_t n = std::min(at_once, s.addresses.size() - i);
         walk_at_once(&s.addresses[i], n, results.data());
-        for (std::size_t j = 0; j < n; ++j) sum += results[j] ? results[j].address : 0;
+        for (std::size_t j = 0; j < n; ++j) sum += results[j] ? address_of(results[j]) : 0;
     }
     return sum;
 }
@@ -222,6 +225,28 @@ word nested_library(const scene& s)
         const auto r =
             nested_walk(Guest{}, s.guest_root, Host{}, s.root, address, {}, {}, both_widths{s.words}, update_flags::no);
         return r ? r.address() : 0;
+    });
+}
+
+template <class Guest, class Host>
+word nested_kept(const scene& s)
+{
+    using result = nested_result<ptebits::memory_access>;
+    return keep_results<result>(s, [&](const word* addresses, std::size_t n, result* results) {
+        for (std::size_t i = 0; i < n; ++i) {
+            results[i] = nested_walk(Guest{}, s.guest_root, Host{}, s.root, addresses[i], {}, {}, both_widths{s.words},
+                                     update_flags::no);
+        }
+    });
+}
+
+template <class Guest, class Host>
+word nested_batch(const scene& s)
+{
+    using result = nested_result<ptebits::memory_access>;
+    return keep_results<result>(s, [&](const word* addresses, std::size_t n, result* results) {
+        nested_walk_batch(Guest{}, s.guest_root, Host{}, s.root, addresses, n, {}, {}, both_widths{s.words}, results,
+                          update_flags::no);
     });
 }
 
@@ -407,6 +432,8 @@ int main(int argc, char** argv)
                         {{"by hand", nested_hand<Guest, false>}, {"nested_walk", nested_library<Guest, Host, false>}});
                 contest(how + ", chained", s,
                         {{"by hand", nested_hand<Guest, true>}, {"nested_walk", nested_library<Guest, Host, true>}});
+                contest(how + ", kept", s,
+                        {{"nested_walk", nested_kept<Guest, Host>}, {"nested_walk_batch", nested_batch<Guest, Host>}});
             }
         };
         nested_contests("x86/EPT", linear, extended);
