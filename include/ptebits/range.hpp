@@ -215,19 +215,7 @@ constexpr range_counts clear_in_range(const Operation& clear, const F& format, s
         const kind k = kind_of(entry, level, format);
         const layout& l = format->layout_at(level, k);
         if (k != kind::table) {
-            slot_run run;
-            run.next = 1;  // none
-            if (k == kind::run) run = run_around(here.next - 1, entry, level, format);
-            const std::uint64_t page = run.empty() ? begin : here.begin + (run.next << t.page_shift(level));
-            if (!own(page)) continue;
-            bool done = clear(slot, access, level);
-            for (; !run.empty(); ++run.next) {
-                Word& other = here.slots[run.next];
-                if (!run_around(run.next, access.load(other), level, format).empty()) {
-                    done = clear(other, access, level) || done;
-                }
-            }
-            if (done) found(page, t.page_shift(level, l.sized ? kind::leaf : k));
+            if (own(begin) && clear(slot, access, level)) found(begin, t.page_shift(level));
             continue;
         }
         const bool may_skip = enter_those == subtrees::accessed && l.mask(role::accessed) != 0;
@@ -271,8 +259,8 @@ template <entry_format F, unsigned S>
 /// an access_tracking; `root` the physical address of the top table. Follows only present
 /// entries that break no rule; guarantees, precondition and order of each leaf: age().
 ///
-/// Addresses are reported in order, a large page or a run once and from its beginning: of a run all entries are aged,
-/// also those outside the range, since hardware sets A in any of them for all. Tables may
+/// Addresses are reported in order, a large page or a run of level 1 once and from its beginning: of a run all entries
+/// are aged, also those outside the range, since hardware sets A in any of them for all. Tables may
 /// share tables, or contain themselves: a page is reported for each way to it, and only the range
 /// and the number of levels bound the time.
 template <class By, class Memory, class Report, slot_access Access = atomic_access<>>
