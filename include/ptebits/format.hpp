@@ -467,14 +467,14 @@ private:
         }
         accessed = {field{accessed_bits}, accessed_in};
         dirty = {field{dirty_bits}, dirty_in};
-        detail::computed_layout absent = computer.compute(1, kind::none, *this);
-        if (absent.wrong != defect::none) return {.what = absent.wrong, .in = kind::none, .bits = absent.wrong_bits};
-        if (memory_bits() != 0 && absent.address_in(absent.mask(role::address)) >> memory_bits() == 0) {
-            return {.what = defect::memory_bits, .in = kind::none, .bits = absent.mask(role::address)};
+        detail::computed_layout none = computer.compute(1, kind::none, *this);
+        if (none.wrong != defect::none) return {.what = none.wrong, .in = kind::none, .bits = none.wrong_bits};
+        if (memory_bits() != 0 && none.address_in(none.mask(role::address)) >> memory_bits() == 0) {
+            return {.what = defect::memory_bits, .in = kind::none, .bits = none.mask(role::address)};
         }
-        absent.mask(role::software) &= ~present_;
-        absent.mask(role::fixed) |= present_;
-        layouts_[used] = absent;
+        none.mask(role::software) &= ~present_;
+        none.mask(role::fixed) |= present_;
+        layouts_[used] = none;
         for (auto& level : which_) level[static_cast<unsigned>(kind::none)] = static_cast<std::uint8_t>(used);
         find_in_place(existing);
         find_setter(switches);
@@ -763,6 +763,19 @@ template <partly_constant F>
 struct constants_of<F> {
     using type = typename F::constants_type;
 };
+}  // namespace detail
+
+namespace detail {
+/// The format to ask about permissions, A and D: of a boot_format its constants.
+template <class F>
+[[nodiscard]] PTEBITS_INLINE constexpr const auto& rules_of(const F& format) noexcept
+{
+    if constexpr (partly_constant<F>) {
+        return constant<typename F::constants_type>;
+    } else {
+        return format;
+    }
+}
 }  // namespace detail
 
 /// What every operation on entries may ask of a format.

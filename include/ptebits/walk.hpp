@@ -305,14 +305,7 @@ private:
     }();
 
     /// The format to ask about permissions, A and D.
-    [[nodiscard]] PTEBITS_INLINE constexpr const auto& rules() const noexcept
-    {
-        if constexpr (partly_constant<F>) {
-            return constant<constants>;
-        } else {
-            return format_;
-        }
-    }
+    [[nodiscard]] PTEBITS_INLINE constexpr const auto& rules() const noexcept { return rules_of(format_); }
 
     /// Whether a walk may begin at this address.
     [[nodiscard]] PTEBITS_INLINE constexpr bool begins(std::uint64_t root) const noexcept
