@@ -1,5 +1,7 @@
 // What check.cmake counts: one function is called, by name. Each result is kept whole, as a
 // hypervisor or simulator that looks at all of it would.
+#include "operations.hpp"
+
 #include <array>
 #include <cstddef>
 #include <cstring>
@@ -122,10 +124,10 @@ extern "C" {
 [[gnu::noinline]] void count_make_format(const ept_features& features) { at_run_time = format_for(features); }
 }
 
-/// measured FUNCTION [ADDRESS]
+/// measured [FUNCTION [ADDRESS]]
 int main(int count, char** arguments)
 {
-    if (count < 2) return 2;
+    if (count < 2) return run_operations();
     const auto is = [&](const char* name) { return std::strcmp(arguments[1], name) == 0; };
     // Where the walk ends, by the level of its last entry: 0 is the page.
     const unsigned level = count > 2 ? static_cast<unsigned>(arguments[2][0] - '0') : 0;
