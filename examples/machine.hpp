@@ -22,6 +22,7 @@
 #include <ptebits/x86.hpp>
 
 #include "machine_config.hpp"
+#include "translation_cache.hpp"
 
 namespace simulated {
 
@@ -86,6 +87,7 @@ public:
           tlb_(c.tlb_entries),
           cpu_(c.cpu)
     {
+        if (c.translation_cache) cache_.emplace();
         // The host's tables come from the end of memory, down.
         next_host_table_ = c.memory_pages << base_page_shift;
         host_root_ = take_host_table();
@@ -109,12 +111,21 @@ public:
         if (is("show", 2)) return show(in_guest(words[1]), number(words[2], 16));
         if (is("cpu", 2)) return set_named(cpu_, controls, words[1], words[2]);
         if (is("invlpg", 1)) return drop(number(words[1], 16));
-        if (is("flush", 0)) return tlb_.assign(tlb_.size(), {});
+        if (is("flush", 0)) return flush();
         if (is("user", 0) || is("kernel", 0)) {
             user_ = verb == "user";
             return;
         }
         throw bad_input("unknown command '" + verb + "'");
+    }
+
+    /// How often the translation cache did not suffice, if there is one.
+    void tell_counts() const
+    {
+        if (!cache_) return;
+        const cache_counts& n = cache_->counts();
+        out_ << "translation cache: " << n.walks << " walks; " << n.guest_walks << " from the guest's root, "
+             << n.host_walks << " of the host's tables, " << n.full_walks << " in full\n";
     }
 
 private:
@@ -132,8 +143,7 @@ private:
         const bool hit = known && covers(*known, linear) && usable(*known, a);
         if (!hit) {
             known.reset();  // a fault, too, drops what the TLB has of the page
-            const reached r =
-                nested_walk(guest_, guest_root_, host_, host_root_, linear, a, cpu_, memory_, update_flags::yes, how);
+            const reached r = walk_for(a, linear);
             if (!r) return tell_fault(r, a, linear);
             known = remember(r, a, linear);
         }
@@ -144,6 +154,12 @@ private:
         }
         if (what == operation::write) memory_.store(physical, value);
         out_ << hex(memory_.load(physical)) << " at physical " << hex(physical) << (hit ? ", TLB\n" : ", walk\n");
+    }
+
+    [[nodiscard]] reached walk_for(const memory_access& a, std::uint64_t linear)
+    {
+        if (cache_) return cache_->walk(guest_, guest_root_, host_, host_root_, linear, a, {cpu_}, memory_, 0, how);
+        return nested_walk(guest_, guest_root_, host_, host_root_, linear, a, cpu_, memory_, update_flags::yes, how);
     }
 
     [[nodiscard]] std::optional<translation>& entry_of(std::uint64_t linear)
@@ -191,6 +207,14 @@ private:
         for (auto& t : tlb_) {
             if (t && (t->linear ^ linear) >> t->guest_shift == 0) t.reset();
         }
+        if (cache_) cache_->flush_guest(flush_scope::addresses);
+    }
+
+    /// INVEPT, TLB_CONTROL.
+    void flush()
+    {
+        tlb_.assign(tlb_.size(), {});
+        if (cache_) cache_->flush_host();
     }
 
     // ---- faults
@@ -426,6 +450,7 @@ private:
     Host host_;
     physical_memory memory_;
     std::vector<std::optional<translation>> tlb_;  // direct mapped
+    std::optional<translation_cache<>> cache_;
     cpu_controls cpu_;
     bool user_ = false;
     std::uint64_t guest_root_ = 0;  // CR3
@@ -444,6 +469,7 @@ inline void run(const config& c, std::istream& script, const std::string& file, 
     const auto start = [&](const auto& guest, const auto& host) {
         machine m(c, format_or_none(guest), format_for(host), out);
         for_each_line(script, file, [&](const auto& words, unsigned) { m.command(words); });
+        m.tell_counts();
     };
     std::visit(start, c.guest, c.host);
 }

@@ -123,6 +123,7 @@ void for_each_line(std::istream& in, const std::string& file, Function take)
 struct config {
     std::uint64_t memory_pages = 256;
     std::uint64_t tlb_entries = 16;
+    bool translation_cache = false;
     std::uint64_t guest_tables = 0x10000;
     std::variant<shadow_features, unpaged> guest;
     std::variant<ept_features, npt_features> host;
@@ -172,6 +173,8 @@ void check_features(const Variant& format, const std::string& whose)
             c.memory_pages = number(value, 10, 16, 65536);
         } else if (key == "tlb") {
             c.tlb_entries = number(value, 10, 1, 4096);
+        } else if (key == "translation_cache") {
+            c.translation_cache = on_off(value);
         } else if (key == "guest") {
             if (value != "paging" && value != "none") throw bad_input("guest is paging or none");
             if (value == "none") c.guest = unpaged{};

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSL-1.0
 // simulator: the MMU of a simulated machine with a guest in it, as a machine simulator has
-// it: formats by a config file, a nested walk, a TLB in front, and faults as the guest or
+// it: formats by a config file, a nested walk, a TLB and a translation cache in front, and faults as the guest or
 // its hypervisor would see them. A script of loads, stores and fetches drives it.
 #include <filesystem>
 #include <fstream>
@@ -24,6 +24,8 @@ constexpr std::string_view usage =
     "CONFIG has lines KEY = VALUE; # begins a comment.\n"
     "  memory = PAGES          of 4 Kbytes, 16 to 65536\n"
     "  tlb = ENTRIES           1 to 4096\n"
+    "  translation_cache = on  keeps entries that refer to tables and the host's translations; counts are the last "
+    "line\n"
     "  guest = paging | none   the guest's own format; none: its paging is off\n"
     "  host = ept | npt        the host's\n"
     "  guest.FEATURE, host.FEATURE = VALUE   members of the format's features, as levels, physical_bits,\n"
@@ -39,7 +41,7 @@ constexpr std::string_view usage =
     "  load ADDRESS, store ADDRESS VALUE, fetch ADDRESS\n"
     "  user, kernel                                    the mode of what follows\n"
     "  cpu CONTROL VALUE\n"
-    "  invlpg ADDRESS, flush                           the TLB is told of changes by these alone\n"
+    "  invlpg ADDRESS, flush                           the TLB and the cache are told of changes by these alone\n"
     "\n"
     "Exit status: 0, or 2 if the config, the script or the command line is wrong. Faults are no error.\n";
 

@@ -3,7 +3,9 @@
 #include <doctest/doctest.h>
 
 #include <algorithm>
+#include <cstddef>
 #include <cstdint>
+#include <iterator>
 #include <ptebits/nested_walk.hpp>
 #include <ptebits/x86.hpp>
 #include <type_traits>
@@ -134,6 +136,175 @@ struct nested_page {
         return nested_walk(long_mode, 0, host, 0x1000, 0x1abc, a, {}, memory, update);
     }
 };
+
+// ---- the fast pass
+
+/// Memory of handlers, which nested walks read once for each slot: they take no fast pass over it.
+struct handled {
+    arena& memory;
+    std::size_t loads = 0;
+
+    template <slot_word Word>
+    bool load(word physical, Word& entry)
+    {
+        const Word* const slot = memory(physical, std::type_identity<Word>{});
+        if (slot == nullptr) return false;
+        ++loads;
+        entry = *slot;
+        return true;
+    }
+    template <slot_word Word>
+    slot_change replace(word physical, Word expected, Word desired)
+    {
+        Word* const slot = memory(physical, std::type_identity<Word>{});
+        if (slot == nullptr) return slot_change::no_slot;
+        if (*slot != expected) return slot_change::changed;
+        *slot = desired;
+        return slot_change::done;
+    }
+};
+
+bool same_result(const result& a, const result& b)
+{
+    return a.where == b.where && same_outcome(a.guest, b.guest) && same_path(a.guest, b.guest) &&
+           same_outcome(a.host, b.host) && same_path(a.host, b.host) && a.host_access == b.host_access &&
+           a.guest_physical == b.guest_physical &&
+           std::equal(std::begin(a.guest_slots), std::end(a.guest_slots), std::begin(b.guest_slots));
+}
+
+constexpr unsigned guest_pages = 8;
+
+/// Eight pages of a guest's tables, and behind them the host's, which map all to itself in 4-Kbyte pages, some of
+/// them not or read-only.
+template <class Guest, class Host>
+arena random_stages(const Guest& guest, const Host& host, dice& d)
+{
+    arena memory(0x10'0000, 2 * guest_pages);
+    fill(memory, guest, d);
+    // Most entries are good: of a table in the first two pages, which are top tables, and in the others of a table or
+    // a 4-Kbyte page.
+    const unsigned entry_bits = guest->shape().entry_bits;
+    for (word at = memory.base(); at < memory.base() + guest_pages * page_bytes; at += entry_bits / 8) {
+        if (d.one_in(12)) continue;
+        const bool top = at < memory.base() + 2 * page_bytes;
+        const word target = memory.base() + (2 + d.below(guest_pages - 2)) * page_bytes;
+        word entry = encode(kind::table, top ? guest->shape().levels : 2, target, {}, guest).entry;
+        if (!top && !d.one_in(8)) entry |= guest->accessed.mask() | guest->dirty.mask();
+        put_entry(memory, at, entry, entry_bits);
+    }
+    std::fill(memory.words().begin() + guest_pages * 512, memory.words().end(), 0);
+    const shape& s = host->shape();
+    word table = memory.base() + guest_pages * page_bytes;
+    for (unsigned level = s.levels; level > 1; --level, table += page_bytes) {
+        const word entry = encode(kind::table, level, table + page_bytes, {}, host).entry | host->accessed.mask();
+        put_entry(memory, s.slot_address(table, memory.base(), level), entry, s.entry_bits);
+    }
+    for (word page = memory.base(); memory.holds(page); page += page_bytes) {
+        word entry = encode(kind::leaf, 1, page, {.write = !d.one_in(24)}, host).entry;
+        if (!d.one_in(16)) entry |= host->accessed.mask() | host->dirty.mask();
+        if constexpr (requires { host->paging_write; }) {
+            if (!d.one_in(4)) entry |= host->paging_write.mask();
+            if (d.one_in(4)) entry |= host->verify_guest_paging.mask();
+        }
+        if (d.one_in(40)) entry ^= word{1} << d.below(s.entry_bits);
+        put_entry(memory, s.slot_address(table, page, 1), entry, s.entry_bits);
+    }
+    return memory;
+}
+
+/// Nested walks over pointers, which take the fast pass, and over handlers, which do not, end alike, and do the same.
+template <class Guest, class Host>
+void check_fast_pass(unsigned seed)
+{
+    constexpr Guest guest;
+    constexpr Host host;
+    dice d(seed);
+    unsigned reached = 0;
+    unsigned refused = 0;
+    for (unsigned round = 0; round < 40; ++round) {
+        arena memory = random_stages(guest, host, d);
+        const word host_root = memory.base() + guest_pages * page_bytes;
+        for (unsigned n = 0; n < 40; ++n) {
+            const word root =
+                d.one_in(40) ? d.bits() : memory.base() + d.below(d.one_in(8) ? guest_pages : 2) * page_bytes;
+            const word address = random_address(guest, d);
+            asked a = random_access(d);
+            a.guest_table = false;
+            const nested_controls<Guest, Host> cpu{random_controls(d), random_controls(d)};
+            const update_flags update = d.one_in(2) ? update_flags::yes : update_flags::no;
+            const std::vector<word> before = memory.words();
+            handled by_handlers{memory};
+            const result whole =
+                nested_walk(guest, root, host, host_root, address, a, cpu, by_handlers, update, plain_access{});
+            const std::vector<word> after = memory.words();
+            memory.words() = before;
+            const result fast = nested_walk(guest, root, host, host_root, address, a, cpu, memory, update);
+            CHECK(same_result(fast, whole));
+            CHECK(memory.words() == after);
+            CHECK(fault_code(fast, a, cpu, guest, host) == fault_code(whole, a, cpu, guest, host));
+            refused += whole.guest.fault == fault_kind::second_stage;
+            if (!whole) continue;
+            // Now that all flags are set, and no fault is told, each slot is asked for once.
+            ++reached;
+            memory.given.clear();
+            by_handlers.loads = 0;
+            const result again = nested_walk(guest, root, host, host_root, address, a, cpu, memory, update);
+            const std::size_t asked_for = memory.given.size();
+            CHECK(same_result(again, nested_walk(guest, root, host, host_root, address, a, cpu, by_handlers, update)));
+            if (update == update_flags::yes) CHECK(asked_for == by_handlers.loads);
+        }
+    }
+    CHECK(reached > 30);
+    CHECK(refused > 10);
+}
+
+/// A batch gives what single walks give one after another, and sets the same flags.
+template <class Guest, class Host>
+void check_batch(const Guest& guest, const Host& host, unsigned seed)
+{
+    dice d(seed);
+    unsigned reached = 0;
+    for (const std::size_t count : {std::size_t{0}, std::size_t{1}, std::size_t{16}, std::size_t{217}}) {
+        for (const update_flags update : {update_flags::yes, update_flags::no}) {
+            arena memory = [&] {
+                if constexpr (std::is_same_v<Guest, unpaged>) {
+                    return random_stages(shadow<shadow_features{}>, host, d);
+                } else {
+                    return random_stages(guest, host, d);
+                }
+            }();
+            const word root = memory.base();
+            const word host_root = root + guest_pages * page_bytes;
+            std::vector<word> addresses(count);
+            for (word& address : addresses) {
+                if constexpr (std::is_same_v<Guest, unpaged>) {
+                    address = d.one_in(16) ? d.bits() : root + d.below(20 * page_bytes);
+                } else {
+                    address = random_address(guest, d);
+                }
+            }
+            const asked a{.what = d.one_in(2) ? operation::write : operation::read, .user = d.one_in(2)};
+            std::vector<result> results(count + 1);
+            const std::vector<word> before = memory.words();
+            nested_walk_batch(guest, root, host, host_root, addresses.data(), count, a, {}, memory, results.data(),
+                              update);
+            const std::vector<word> after = memory.words();
+            memory.words() = before;
+            for (std::size_t i = 0; i < count; ++i) {
+                const result one = nested_walk(guest, root, host, host_root, addresses[i], a, {}, memory, update);
+                CHECK(same_result(results[i], one));
+                reached += static_cast<bool>(one);
+            }
+            CHECK(memory.words() == after);
+            // Roots that are none: nothing is read.
+            memory.given.clear();
+            nested_walk_batch(guest, root + 1, host, host_root + 1, addresses.data(), count, a, {}, memory,
+                              results.data(), update);
+            CHECK(memory.given.empty());
+        }
+    }
+    CHECK(reached > 10);
+}
 
 }  // namespace
 
@@ -330,4 +501,27 @@ TEST_CASE("an unpaged guest")
     CHECK(r.where == dimension::host);
     CHECK(r.guest_physical == 0x1'0abc);
     CHECK(npf_exit_info(r.host, r.host_access, {}, host).value == 0x1'0000'0006);
+}
+
+TEST_CASE("the fast pass ends as the whole walk")
+{
+    check_fast_pass<shadow_of<shadow_features{.physical_bits = 40}>, ept_of<ept_features{}>>(31);
+    check_fast_pass<shadow_of<shadow_features{.levels = 5, .user_keys = true, .shadow_stacks = true}>,
+                    ept_of<ept_features{.accessed_dirty = false}>>(32);
+    check_fast_pass<shadow_of<shadow_features{.levels = 3, .physical_bits = 36}>,
+                    ept_of<ept_features{.mode_based_execute = true,
+                                        .verify_guest_paging = true,
+                                        .paging_write = true,
+                                        .supervisor_shadow_stack = true}>>(33);
+    check_fast_pass<shadow_of<shadow_features{.levels = 2, .physical_bits = 36}>, npt_of<npt_features{}>>(34);
+    check_fast_pass<shadow_of<shadow_features{.physical_bits = 40}>,
+                    npt_of<npt_features{.supervisor_shadow_stack = true, .read_only_guest_tables = true}>>(35);
+}
+
+TEST_CASE("nested_walk_batch gives what nested walks one by one give, and sets the same flags")
+{
+    check_batch(shadow<shadow_features{.physical_bits = 40}>, ept<ept_features{}>, 41);
+    check_batch(shadow<shadow_features{.levels = 2}>, npt<npt_features{}>, 42);
+    check_batch(format_for(shadow_features{.levels = 3}), format_for(ept_features{.accessed_dirty = false}), 43);
+    check_batch(unpaged{}, npt<npt_features{}>, 44);
 }

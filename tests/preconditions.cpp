@@ -93,6 +93,14 @@ TEST_CASE("unmapping to a value that an absent entry must not have stops the pro
     CHECK(stops([&] { static_cast<void>(frozen_marker(0x1000 + zero, leaks_at_run_time)); }));
 }
 
+TEST_CASE("a part of a range that is not there stops the program")
+{
+    constexpr auto host = ept<ept_features{}>;
+    CHECK_FALSE(stops([&] { static_cast<void>(range_part(host, {}, 2, 1 + zero)); }));
+    CHECK(stops([&] { static_cast<void>(range_part(host, {}, 2, 2 + zero)); }));
+    CHECK(stops([&] { static_cast<void>(range_part(host, {}, zero, zero)); }));
+}
+
 TEST_CASE("a table with more slots than the bitmap stops the program")
 {
     constexpr auto host = ept<ept_features{}>;

@@ -83,6 +83,50 @@ load 401000: EPT violation, qualification 83 (read, write, linear), guest-physic
 ]]
     "" ${data}/machine-ept.conf ${data}/machine-ept.script)
 
+# The same with a translation cache, and what it did.
+file(READ ${data}/machine-ept.conf config)
+machine("${config}translation_cache = on\n")
+execute_process(COMMAND ${EMULATOR} ${simulator} ${data}/machine-ept.conf ${data}/machine-ept.script OUTPUT_VARIABLE out)
+expect(0 "${out}translation cache: 21 walks; 15 from the guest's root, 25 of the host's tables, 14 in full\n" ""
+    machine.conf ${data}/machine-ept.script)
+
+# It keeps the entry that refers to a table until INVLPG, of any address; and translations of the host until a flush.
+machine([[
+memory = 1024
+tlb = 1
+guest = paging
+host = npt
+translation_cache = on
+]])
+expect_run([[
+map host 0 0 2M rwx
+map guest 200000 20000 4K rwu
+map guest 201000 21000 4K rwu
+map guest 202000 22000 4K rwu
+load 200000
+entry guest 2 200000 0
+load 201000
+invlpg 600000
+load 202000
+entry guest 2 200000 13027
+load 202000
+load 200000
+entry host 2 0 83                       # not a user page
+load 202000
+flush
+load 202000
+]]
+[[
+load 200000: 0 at physical 20000, walk
+load 201000: 0 at physical 21000, walk
+load 202000: #PF, error code 0, CR2 202000
+load 202000: 0 at physical 22000, walk
+load 200000: 0 at physical 20000, walk
+load 202000: 0 at physical 22000, walk
+load 202000: #NPF, EXITINFO1 200000007 (P, W, U, guest table), EXITINFO2 10000
+translation cache: 7 walks; 4 from the guest's root, 8 of the host's tables, 2 in full
+]])
+
 # Five levels, protection keys and SMEP on NPT.
 machine([[
 memory = 1024
@@ -382,6 +426,8 @@ expect_bad_config(":1" "guest is paging or none" "guest = arm\n")
 expect_bad_config(":1" "host is ept or npt" "host = arm\n")
 expect_bad_config(":1" "'15' is out of range" "memory = 15\n")
 expect_bad_config(":1" "'0' is out of range" "tlb = 0\n")
+expect_bad_config(":1" "'8' is neither on nor off" "translation_cache = 8\n")
+expect_bad_config(":2" "translation_cache is given twice" "translation_cache = on\ntranslation_cache = off\n")
 expect_bad_config(":1" "guest.tables is not the address of a page" "guest.tables = 10008\n")
 expect_bad_config(":1" "host must come before host.levels" "host.levels = 5\n")
 expect_bad_config(":2" "there is no 'accessed_dirty'" "host = npt\nhost.accessed_dirty = on\n")

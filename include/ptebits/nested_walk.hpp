@@ -2,6 +2,7 @@
 // Walking a guest's tables over the host's: two stages of translation.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <type_traits>
 
@@ -29,7 +30,10 @@ struct nested_result {
     {
         return where == dimension::guest ? guest : host;
     }
-    [[nodiscard]] constexpr explicit operator bool() const noexcept { return static_cast<bool>(last()); }
+    [[nodiscard]] constexpr explicit operator bool() const noexcept
+    {
+        return where == dimension::guest ? static_cast<bool>(guest) : static_cast<bool>(host);
+    }
     /// Physical address reached, in bytes; and log2 of the bytes around it that translate alike.
     [[nodiscard]] constexpr std::uint64_t address() const noexcept { return host.address; }
     [[nodiscard]] constexpr unsigned page_shift() const noexcept
@@ -69,39 +73,118 @@ struct nested_controls {
 
 namespace detail {
 
+/// The bits of a leaf of the host's, any of which allows paging writes; 0 where it has none for that.
+template <walkable_format Host>
+[[nodiscard]] PTEBITS_INLINE constexpr std::uint64_t paging_write_bits([[maybe_unused]] const Host& host) noexcept
+{
+    if constexpr (requires { regime_of<Host>::paging_write_bits(host); }) {
+        return regime_of<Host>::paging_write_bits(host);
+    } else {
+        return 0;
+    }
+}
+
+/// Where the slot of a guest's table was found, and by which leaf of the host's.
+struct table_place {
+    std::uint64_t slot = no_slot;  ///< physical address; no_slot: a whole walk must tell
+    std::uint64_t leaf = 0;        ///< of the host's, if it has paging_write_bits()
+};
+
+/// Memory as functions take it that are not inlined: a callable of one pointer as a copy, so that it stays in a
+/// register.
+template <class Memory>
+using memory_argument =
+    std::conditional_t<std::is_trivially_copyable_v<Memory> && sizeof(Memory) <= sizeof(void*) &&
+                           (std::is_invocable_v<const Memory&, std::uint64_t> ||
+                            std::is_invocable_v<const Memory&, std::uint64_t, std::type_identity<std::uint64_t>>),
+                       std::remove_const_t<Memory>, Memory&>;
+
+/// Translates the address of a slot that the guest's walk reads, where the host's fast path comes to a page, allows
+/// it and finds no A or D to set. Apart, since a nested walk does it for each level of the guest. Memory of handlers
+/// is left to the whole walk: to load twice may be seen. Precondition: the root is one.
+template <class Memory, walkable_format Host, slot_access Access>
+[[nodiscard]] PTEBITS_NOINLINE constexpr table_place find_table(const Host& host, std::uint64_t root,
+                                                                const controls_of<Host>& cpu,
+                                                                memory_argument<Memory> memory, update_flags update,
+                                                                std::uint64_t guest_physical, Access how)
+{
+    return with_slots_of(host, memory, [&]<class Word>(std::type_identity<Word>) PTEBITS_INLINE {
+        table_place found;
+        if constexpr (!handles_slots<Memory, Word>) {
+            using walked = std::remove_reference_t<memory_argument<Memory>>;
+            walk_result r;
+            if (table_walk<Word, Host, walked, Access>(host, memory, how)
+                    .run_plainly(root, guest_physical, regime_of<Host>::table_access(host, false), cpu, update, r)) {
+                found = {r.address, paging_write_bits(host) != 0 ? r.last_entry() : 0};
+            }
+        }
+        return found;
+    });
+}
+
+/// The host's tables.
+template <walkable_format Host, class Memory, slot_access Access>
+struct host_tables {
+    const Host& format;
+    std::uint64_t root;
+    const controls_of<Host>& cpu;
+    memory_argument<Memory> memory;
+    update_flags update;
+    Access how;
+};
+
 /// The guest's memory as its page walk reaches it: through the host's tables. What an access to
 /// a guest's table is there, the host's regime says.
-template <walkable_format Host, class Memory, slot_access Access>
+/// `Plain`: there is no memory where the host's tables need a whole walk, nor may it be written.
+template <bool Plain, walkable_format Host, class Memory, slot_access Access>
 class guest_tables {
 public:
-    constexpr guest_tables(const Host& format, std::uint64_t root, const controls_of<Host>& cpu, Memory& memory,
-                           update_flags update, Access how)
-        : host_(format), root_(root), cpu_(cpu), memory_(memory), update_(update), how_(how)
+    /// `held`: entries of the guest's path that are held elsewhere.
+    PTEBITS_INLINE constexpr guest_tables(const host_tables<Host, Memory, Access>& host,
+                                          nested_result<access_of<Host>>& result, unsigned held) noexcept
+        : host_(host), result_(result), held_(held)
     {
     }
 
     template <slot_word Word>
         requires has_slots<Memory, Word>
-    [[nodiscard]] constexpr bool load(std::uint64_t guest_physical, Word& entry)
+    [[nodiscard]] PTEBITS_INLINE constexpr bool load(std::uint64_t guest_physical, Word& entry)
     {
-        const walk_result reached = translate_table(guest_physical, false);
-        if (!reached) return false;
-        if (slots_seen_ < max_levels) slots_[slots_seen_++] = reached.address;
-        paging_writable_ = paging_writable_ && allows_paging_write(reached);
-        return read_slot(memory_, how_, reached.address, entry);
+        table_place found = find_table<Memory>(host_.format, host_.root, host_.cpu, host_.memory, host_.update,
+                                               guest_physical, host_.how);
+        if (found.slot == no_slot) [[unlikely]] {
+            if constexpr (Plain) {
+                return false;
+            } else {
+                const walk_result reached = translate_table(guest_physical, false);
+                if (!reached) return false;
+                found = {reached.address, reached.last_entry()};
+            }
+        }
+        if (seen_ + held_ < max_levels) result_.guest_slots[held_ + seen_++] = found.slot;
+        if constexpr (requires { regime_of<Host>::paging_write_bits(host_.format); }) {
+            paging_writable_ = paging_writable_ && (found.leaf & paging_write_bits(host_.format)) != 0;
+        }
+        return read_slot(host_.memory, host_.how, found.slot, entry);
     }
     template <slot_word Word>
         requires has_slots<Memory, Word>
     [[nodiscard]] constexpr slot_change replace(std::uint64_t guest_physical, Word expected, Word desired)
     {
-        const walk_result reached = translate_table(guest_physical, true);
-        if (!reached) return slot_change::no_slot;
-        const slot_change changed = replace_slot<Word>(memory_, how_, reached.address, expected, desired, true);
-        if (changed == slot_change::changed) {  // the guest's walk starts over
-            slots_seen_ = 0;
-            paging_writable_ = true;
+        if constexpr (Plain) {
+            return slot_change::changed;
+        } else {
+            const walk_result reached = translate_table(guest_physical, true);
+            if (!reached) return slot_change::no_slot;
+            const slot_change changed =
+                replace_slot<Word>(host_.memory, host_.how, reached.address, expected, desired, true);
+            if (changed == slot_change::changed) {  // the guest's walk starts over
+                for (std::uint64_t& slot : result_.guest_slots) slot = 0;
+                seen_ = 0;
+                paging_writable_ = true;
+            }
+            return changed;
         }
-        return changed;
     }
     /// Whether a table that could be read may be written.
     [[nodiscard]] constexpr slot_change may_replace(std::uint64_t guest_physical)
@@ -111,69 +194,35 @@ public:
     /// Whether a table that could be read may be one that must not be written.
     [[nodiscard]] constexpr bool updates_may_fault() const noexcept
     {
-        return regime_of<Host>::updates_may_fault(host_);
+        return regime_of<Host>::updates_may_fault(host_.format);
     }
 
-    /// Translates one guest-physical address.
-    [[nodiscard]] constexpr walk_result translate(std::uint64_t guest_physical, const access_of<Host>& a)
-    {
-        return walk(host_, root_, guest_physical, a, cpu_, memory_, update_, how_);
-    }
-
-    /// Whether all of the host's leaves that mapped the guest's tables allow paging writes by a bit of their own.
+    /// Whether all of the host's leaves that mapped the guest's tables allow paging writes.
     [[nodiscard]] constexpr bool paging_writable() const noexcept { return paging_writable_; }
-
-    /// Tells where the guest's slots are. `first`: entries of the path that were held elsewhere.
-    constexpr void tell_slots(nested_result<access_of<Host>>& result, unsigned first) const noexcept
-    {
-        for (unsigned i = 0; i + first < max_levels && i < slots_seen_; ++i) result.guest_slots[i + first] = slots_[i];
-    }
-
-    /// Whether the host's tables refused an access to a guest's table; if so, fills in which.
-    constexpr bool tell_fault(nested_result<access_of<Host>>& result) const
-    {
-        if (!faulted_) return false;
-        result.host = fault_;
-        result.host_access = access_;
-        result.guest_physical = guest_physical_;
-        return true;
-    }
+    /// Whether the host's tables refused an access to a guest's table. The result tells which.
+    [[nodiscard]] constexpr bool refused() const noexcept { return refused_; }
 
 private:
     [[nodiscard]] constexpr walk_result translate_table(std::uint64_t guest_physical, bool update)
     {
-        const access_of<Host> a = regime_of<Host>::table_access(host_, update);
-        const walk_result reached = translate(guest_physical, a);
+        const access_of<Host> a = regime_of<Host>::table_access(host_.format, update);
+        walk_result reached =
+            walk(host_.format, host_.root, guest_physical, a, host_.cpu, host_.memory, host_.update, host_.how);
         if (!reached) {
-            faulted_ = true;
-            fault_ = reached;
-            access_ = a;
-            guest_physical_ = guest_physical;
+            refused_ = true;
+            result_.host = reached;
+            result_.host_access = a;
+            result_.guest_physical = guest_physical;
         }
         return reached;
     }
-    [[nodiscard]] constexpr bool allows_paging_write([[maybe_unused]] const walk_result& reached) const noexcept
-    {
-        if constexpr (requires { regime_of<Host>::allows_paging_write(reached, host_); }) {
-            return regime_of<Host>::allows_paging_write(reached, host_);
-        } else {
-            return true;
-        }
-    }
 
-    const Host& host_;
-    std::uint64_t root_;
-    const controls_of<Host>& cpu_;
-    Memory& memory_;
-    update_flags update_;
-    Access how_;
-    bool faulted_ = false;
+    host_tables<Host, Memory, Access> host_;
+    nested_result<access_of<Host>>& result_;
+    unsigned held_;
+    unsigned seen_ = 0;
     bool paging_writable_ = true;
-    unsigned slots_seen_ = 0;
-    std::uint64_t slots_[max_levels] = {};
-    walk_result fault_;  // the three of a fault, if there was one
-    access_of<Host> access_;
-    std::uint64_t guest_physical_ = 0;
+    bool refused_ = false;
 };
 
 /// A guest's fault as it is over this host.
@@ -200,45 +249,216 @@ template <walkable_format Host>
     }
 }
 
+/// A nested walk as far as the guest's tables go.
+template <class Access>
+struct guest_stage {
+    nested_result<Access> result;
+    bool paging_writable = true;
+};
+
+/// Walks the guest's tables where both fast paths do it and no A or D is left to set. Returns whether that is so;
+/// else nothing was changed.
+template <walkable_format Guest, class Root, walkable_format Host, class Memory, slot_access Access>
+[[nodiscard]] PTEBITS_INLINE constexpr bool walk_guest_plainly(const Guest& guest, const Root& root,
+                                                               const host_tables<Host, Memory, Access>& host,
+                                                               std::uint64_t address, const access_of<Host>& a,
+                                                               const controls_of<Guest>& cpu,
+                                                               nested_result<access_of<Host>>& result,
+                                                               bool& paging_writable)
+{
+    using tables = guest_tables<true, Host, Memory, Access>;
+    if constexpr (std::convertible_to<Root, std::uint64_t>) {
+        if (!is_root(host.root, host.format) || !is_root(as_root(root), guest)) [[unlikely]]
+            return false;
+        tables of_guest(host, result, 0);
+        const bool done = with_slots_of(guest, of_guest, [&]<class Word>(std::type_identity<Word>) PTEBITS_INLINE {
+            return table_walk<Word, Guest, tables, Access>(guest, of_guest, host.how)
+                .run_plainly(as_root(root), address, a, cpu, host.update, result.guest);
+        });
+        paging_writable = of_guest.paging_writable();
+        return done;
+    } else {
+        return false;
+    }
+}
+
+/// Walks the guest's tables, with all that may happen.
+template <walkable_format Guest, class Root, walkable_format Host, class Memory, slot_access Access>
+[[nodiscard]] PTEBITS_NOINLINE constexpr guest_stage<access_of<Host>> walk_guest(
+    const Guest& guest, const Root& root, const host_tables<Host, Memory, Access>& host, std::uint64_t address,
+    access_of<Host> a, const controls_of<Guest>& cpu)
+{
+    guest_stage<access_of<Host>> stage;
+    nested_result<access_of<Host>>& result = stage.result;
+    guest_tables<false, Host, Memory, Access> of_guest(host, result, std::convertible_to<Root, std::uint64_t> ? 0 : 1);
+    result.guest = walk(guest, root, address, a, cpu, of_guest, host.update, host.how);
+    stage.paging_writable = of_guest.paging_writable();
+    if (!result.guest) {
+        if (of_guest.refused()) {
+            result.guest.fault = fault_kind::second_stage;
+        } else {
+            result.host = {};
+            result.where = dimension::guest;
+            result.guest.fault = guest_fault_over<Host>(result.guest.fault);
+        }
+    }
+    return stage;
+}
+
+/// Asks for what several nested walks will read, level by level, so that the waits for memory overlap.
+template <class Guest, walkable_format Host, class Memory, slot_access Access>
+class nested_fetch {
+public:
+    constexpr nested_fetch(const Guest& guest, const host_tables<Host, Memory, Access>& host)
+        : guest_(guest), host_(host)
+    {
+    }
+
+    /// At most batch_group.
+    constexpr void fetch(std::uint64_t guest_root, const std::uint64_t* addresses, std::size_t count)
+    {
+        std::uint64_t guest_physical[batch_group] = {};
+        if constexpr (std::is_same_v<Guest, unpaged>) {
+            for (std::size_t i = 0; i < count; ++i) guest_physical[i] = addresses[i];
+        } else {
+            for (std::size_t i = 0; i < count; ++i) on_the_way_[i] = {guest_root, true};
+            if (!is_root(guest_root, guest_) || !is_root(host_.root, host_.format)) return;
+            with_slots_of(guest_, host_.memory, [&]<class Word>(std::type_identity<Word>) {
+                if constexpr (constant_masks<Guest>) {
+                    fetch_below<Word, constant<Guest>->shape().levels>(addresses, guest_physical, count);
+                } else {
+                    for (unsigned level = guest_->shape().levels; level > 0; --level) {
+                        fetch_level<Word>(level, addresses, guest_physical, count);
+                    }
+                }
+            });
+        }
+        with_slots_of(host_.format, host_.memory, [&]<class Word>(std::type_identity<Word>) {
+            table_walk<Word, Host, std::remove_reference_t<memory_argument<Memory>>, Access>(host_.format, host_.memory,
+                                                                                             host_.how)
+                .fetch_for(host_.root, guest_physical, count);
+        });
+    }
+
+private:
+    /// The table where a walk goes on, then its slot in the host's memory; whether it goes on.
+    struct ahead {
+        std::uint64_t at = 0;
+        bool goes_on = false;
+    };
+
+    template <slot_word Word, unsigned Level>
+    constexpr void fetch_below(const std::uint64_t* addresses, std::uint64_t* guest_physical, std::size_t count)
+    {
+        if constexpr (Level > 0) {
+            fetch_level<Word>(Level, addresses, guest_physical, count);
+            fetch_below<Word, Level - 1>(addresses, guest_physical, count);
+        }
+    }
+
+    /// Asks for the guest's entries of a level, then follows them.
+    template <slot_word Word>
+    PTEBITS_INLINE constexpr void fetch_level(unsigned level, const std::uint64_t* addresses,
+                                              std::uint64_t* guest_physical, std::size_t count)
+    {
+        for (std::size_t i = 0; i < count; ++i) {
+            ahead& walk = on_the_way_[i];
+            if (!walk.goes_on) continue;
+            const std::uint64_t slot = guest_->shape().slot_address(walk.at, addresses[i], level);
+            walk.at =
+                find_table<Memory>(host_.format, host_.root, host_.cpu, host_.memory, update_flags::no, slot, host_.how)
+                    .slot;
+            walk.goes_on = walk.at != no_slot;
+            if (walk.goes_on) prefetch_slot<Word>(host_.memory, walk.at);
+        }
+        for (std::size_t i = 0; i < count; ++i) {
+            ahead& walk = on_the_way_[i];
+            Word entry = 0;
+            if (!walk.goes_on) continue;
+            walk.goes_on = read_slot(host_.memory, host_.how, walk.at, entry) && present(entry, guest_);
+            if (!walk.goes_on) continue;
+            const kind k = kind_of(entry, level, guest_);
+            walk.at = guest_->layout_at(level, k).address_in(entry);
+            if (k == kind::table) {
+                walk.goes_on = guest_->level_below(entry, level) + 1 == level;
+            } else {
+                walk.goes_on = false;
+                guest_physical[i] = walk.at | (addresses[i] & ones(page_shift_of(entry, level, guest_) - 1, 0));
+            }
+        }
+    }
+
+    const Guest& guest_;
+    host_tables<Host, Memory, Access> host_;
+    ahead on_the_way_[batch_group] = {};
+};
+
 }  // namespace detail
 
 /// Walks a guest's tables (or none: unpaged) over the host's, as the MMU does for one access of the
 /// guest. `guest_root` is guest-physical, or the entries that registers hold (a PAE guest over EPT);
 /// `host_root` physical; `memory` is the host's. The guest's A and D are set through the host's translation.
 /// Where the host's tables refuse an access to a guest's table, the guest's walk has fault_kind::second_stage.
+/// Where a fault must be told or A or D set, the guest's tables are walked again from the start, so that memory() is
+/// asked more than once for a slot.
 /// AMD APM volume 2, "Nested Paging"; Intel SDM volume 3, "EPT Translation Mechanism".
 template <class Guest, walk_root Root, walkable_format Host, class Memory, slot_access Access = atomic_access<>>
-[[nodiscard]] constexpr nested_result<access_of<Host>> nested_walk(
+[[nodiscard]] PTEBITS_INLINE constexpr nested_result<access_of<Host>> nested_walk(
     const Guest& guest, const Root& guest_root, const Host& host, std::uint64_t host_root, std::uint64_t address,
     const access_of<Host>& a, const std::type_identity_t<nested_controls<Guest, Host>>& cpu, Memory&& memory,
     update_flags update = update_flags::yes, Access how = {})
 {
-    detail::guest_tables<Host, std::remove_reference_t<Memory>, Access> tables_of_guest(host, host_root, cpu.host,
-                                                                                        memory, update, how);
+    using host_tables = detail::host_tables<Host, std::remove_reference_t<Memory>, Access>;
+    detail::memory_argument<std::remove_reference_t<Memory>> at_hand = memory;
     nested_result<access_of<Host>> result;
+    bool paging_writable = true;
     permissions in_guest;  // of an unpaged guest: every address is a user's, and allows all
     if constexpr (std::is_same_v<Guest, unpaged>) {
         result.guest = {};  // its path, too
         result.guest_physical = address;
     } else {
-        result.guest = walk(guest, guest_root, address, a, cpu.guest, tables_of_guest, update, how);
-        tables_of_guest.tell_slots(result, std::convertible_to<Root, std::uint64_t> ? 0 : 1);
-        if (!result.guest) {
-            if (tables_of_guest.tell_fault(result)) {
-                result.guest.fault = fault_kind::second_stage;
-                return result;
-            }
-            result.host = {};
-            result.where = dimension::guest;
-            result.guest.fault = detail::guest_fault_over<Host>(result.guest.fault);
-            return result;
+        if (!detail::walk_guest_plainly(guest, guest_root, host_tables{host, host_root, cpu.host, at_hand, update, how},
+                                        address, a, cpu.guest, result, paging_writable)) [[unlikely]] {
+            auto stage = detail::walk_guest(
+                guest, guest_root, host_tables{host, host_root, cpu.host, memory, update, how}, address, a, cpu.guest);
+            result = stage.result;
+            paging_writable = stage.paging_writable;
+            if (!result.guest) return result;
         }
         in_guest = result.guest.allowed;
         result.guest_physical = result.guest.address;
     }
-    result.host_access = detail::final_access_over<Host>(a, in_guest, tables_of_guest.paging_writable());
-    result.host = tables_of_guest.translate(result.guest_physical, result.host_access);
+    // By copies, so that no reference to the result keeps it in memory.
+    access_of<Host> final_access = detail::final_access_over<Host>(a, in_guest, paging_writable);
+    result.host = walk(host, host_root, result.guest_physical, final_access, cpu.host, at_hand, update, how);
+    result.host_access = final_access;
     return result;
+}
+
+/// nested_walk() for `count` independent addresses, the same access for each: results[i] is that of addresses[i]. What
+/// they read is fetched side by side first, so that the waits for memory overlap; memory() is asked twice for a slot.
+template <class Guest, walkable_format Host, class Memory, slot_access Access = atomic_access<>>
+constexpr void nested_walk_batch(const Guest& guest, std::uint64_t guest_root, const Host& host,
+                                 std::uint64_t host_root, const std::uint64_t* addresses, std::size_t count,
+                                 const access_of<Host>& a,
+                                 const std::type_identity_t<nested_controls<Guest, Host>>& cpu, Memory&& memory,
+                                 nested_result<access_of<Host>>* results, update_flags update = update_flags::yes,
+                                 Access how = {})
+{
+    using memory_type = std::remove_reference_t<Memory>;
+    detail::nested_fetch<Guest, Host, memory_type, Access> ahead(guest,
+                                                                 {host, host_root, cpu.host, memory, update, how});
+    std::size_t walked = 0;
+    for (std::size_t fetched = 0; walked < count;) {
+        const std::size_t n = count - fetched < detail::batch_group ? count - fetched : detail::batch_group;
+        ahead.fetch(guest_root, addresses + fetched, n);
+        const std::size_t end = n != 0 ? fetched : count;
+        for (; walked < end; ++walked) {
+            results[walked] =
+                nested_walk(guest, guest_root, host, host_root, addresses[walked], a, cpu, memory, update, how);
+        }
+        fetched += n;
+    }
 }
 
 /// The code that hardware reports for a nested walk's fault: the guest's or the host's, as `where` says.

@@ -18,15 +18,68 @@
 
 namespace ptebits {
 
+namespace broken {
+[[noreturn]] inline void there_is_no_such_part() noexcept { stop(); }
+}  // namespace broken
+
+/// A range, or one of its parts: the caller's threads age or harvest the parts at the same time, without a lock.
+///
+/// Each slot belongs to one part, and each table of level 1: a page that reaches over the end of a part belongs to the
+/// part that has its first address in the range. So all parts together report the pages of one pass, in order if the
+/// parts are taken in order, and their counts add up to that pass's. The reports of two parts share no
+/// word of a bitmap with a bit for each smallest page, if its bit 0 stands for a multiple of 64 such pages, and as long
+/// as nobody splits or merges a page that reaches over the end of a part.
+class range_part {
+public:
+    /// All of a range.
+    constexpr explicit(false) range_part(inclusive_range range = {}) noexcept : addresses_(range) {}
+    constexpr range_part(std::uint64_t first, std::uint64_t last) noexcept : addresses_{first, last} {}
+
+    /// One of several parts, by number from 0 up; of about equal size in addresses. Parts are empty where there are
+    /// more than tables of level 1. Precondition: which < parts; a pass over the part is by a format of the same shape.
+    template <entry_format F>
+    constexpr range_part(const F& format, inclusive_range range, std::uint64_t parts, std::uint64_t which) noexcept
+        : addresses_{1, 0}, continues_(which != 0)
+    {
+        if (which >= parts) broken::there_is_no_such_part();
+        const shape& s = format->shape();
+        const inclusive_range all = s.translated_part(range);
+        if (all.empty()) return;
+        // Cut between tables of level 1, and between words of a bitmap.
+        const unsigned word_shift = s.page_shift(1) + 6;
+        const unsigned unit = s.page_shift(2) > word_shift ? s.page_shift(2) : word_shift;
+        const std::uint64_t first_unit = all.first >> unit;
+        const std::uint64_t units = (all.last >> unit) - first_unit + 1;
+        const auto begin_of = [&](std::uint64_t part) {
+            const std::uint64_t longer = part < units % parts ? part : units % parts;
+            return part * (units / parts) + longer;
+        };
+        const std::uint64_t begin = begin_of(which);
+        const std::uint64_t end = begin_of(which + 1);
+        if (begin == end) return;
+        addresses_.first = s.extended(begin == 0 ? all.first : (first_unit + begin) << unit);
+        addresses_.last = s.extended(end == units ? all.last : ((first_unit + end) << unit) - 1);
+    }
+
+    [[nodiscard]] constexpr inclusive_range addresses() const noexcept { return addresses_; }
+    /// Whether a part comes before it, to which pages belong that reach into this one.
+    [[nodiscard]] constexpr bool continues() const noexcept { return continues_; }
+
+private:
+    inclusive_range addresses_;
+    bool continues_ = false;
+};
+
 /// Which subtrees an ageing pass enters.
 enum class subtrees : std::uint8_t {
     all,
     /// Only those whose table entries are accessed, where the format has A in them. Clears
     /// A of the table entries that it follows and whose whole span lies in the range.
     /// Precondition: nobody else ages the same range in this way. Flush: the TLB and
-    /// paging-structure caches, after every pass. Otherwise a CPU that has a table entry cached sets A
-    /// below it without setting A in it again, and the next pass finds all pages there old. For the
-    /// same reason pages below a table that memory did not return may look old.
+    /// paging-structure caches, after every pass: once, after all parts. Otherwise a CPU that has a table entry cached
+    /// sets A below it without setting A in it again, and the next pass finds all pages there old. For the same reason
+    /// pages below a table that memory did not return may look old. A table entry that translates addresses of two
+    /// parts keeps A, so that it is always followed.
     accessed,
 };
 
@@ -48,9 +101,8 @@ namespace detail {
 /// Does an operation to every leaf that maps a part of a range, and reports where it was
 /// done. An array keeps, for each level, where to go on.
 template <slot_word Word, class Operation, entry_format F, class Memory, class Report, slot_access Access>
-constexpr range_counts clear_in_range(const Operation& clear, const F& format, std::uint64_t root,
-                                      inclusive_range range, Memory& memory, Report& report, subtrees enter_those,
-                                      Access access)
+constexpr range_counts clear_in_range(const Operation& clear, const F& format, std::uint64_t root, range_part range,
+                                      Memory& memory, Report& report, subtrees enter_those, Access access)
 {
     struct position : slot_run {
         Word* slots = nullptr;
@@ -59,14 +111,17 @@ constexpr range_counts clear_in_range(const Operation& clear, const F& format, s
     const shape& t = format->shape();
     range_counts counts;
     if (t.levels == 0) return counts;  // a format that is wrong()
-    if (!is_root(root, format)) return {.missing = 1};
-    const inclusive_range part = t.translated_part(range);
+    const inclusive_range part = t.translated_part(range.addresses());
+    // What begins before it belongs to another part: it is neither changed nor counted.
+    const auto own = [&](std::uint64_t begin) { return !range.continues() || begin >= part.first; };
+    const range_counts no_root{.missing = own(0) ? 1U : 0U};
+    if (!is_root(root, format)) return no_root;
     if (part.empty()) return counts;
 
     position at[max_levels + 1];
     const auto enter = [&](unsigned level, Word* slots, std::uint64_t begin, unsigned above) {
         at[level] = {slot_run(t, level, begin, part), slots, above};
-        ++counts.tables;
+        counts.tables += own(begin);
     };
     const auto found = [&](std::uint64_t offset, unsigned page_shift) {
         ++counts.pages;
@@ -74,7 +129,7 @@ constexpr range_counts clear_in_range(const Operation& clear, const F& format, s
     };
 
     Word* const top_table = slot_in<Word>(memory, root);
-    if (top_table == nullptr) return {.missing = 1};
+    if (top_table == nullptr) return no_root;
     unsigned level = t.levels;
     enter(level, top_table, 0, level + 1);
     while (level <= t.levels) {
@@ -103,27 +158,27 @@ constexpr range_counts clear_in_range(const Operation& clear, const F& format, s
         const Word entry = access.load(slot);
         if (!present(entry, format)) {
             // Nothing, unless it is tracked.
-            if (clear(slot, access, level)) found(begin, t.page_shift(level));
+            if (own(begin) && clear(slot, access, level)) found(begin, t.page_shift(level));
             continue;
         }
         if (!legal(entry, level, format)) {
-            ++counts.illegal;
+            counts.illegal += own(begin);
             continue;
         }
         const kind k = kind_of(entry, level, format);
         const layout& l = format->layout_at(level, k);
         if (k != kind::table) {
-            if (clear(slot, access, level)) found(begin, t.page_shift(level));
+            if (own(begin) && clear(slot, access, level)) found(begin, t.page_shift(level));
             continue;
         }
         const bool may_skip = enter_those == subtrees::accessed && l.mask(role::accessed) != 0;
         if (may_skip && (entry & l.mask(role::accessed)) == 0) {
-            ++counts.skipped;
+            counts.skipped += own(begin);
             continue;
         }
         Word* const below = slot_in<Word>(memory, l.address_in(entry));
         if (below == nullptr) {
-            ++counts.missing;
+            counts.missing += own(begin);
             continue;
         }
         // Cleared before the leaves: a use between the two sets A in both again.
@@ -152,7 +207,7 @@ template <entry_format F, unsigned S>
 
 }  // namespace detail
 
-/// Ages every leaf, large ones included, that maps a part of a range, and calls
+/// Ages every leaf, large ones included, that maps a part of a range, or that belongs to a range_part, and calls
 /// report(address, size), both in bytes, for each page that was young. `by` is a format or
 /// an access_tracking; `root` the physical address of the top table. Follows only present
 /// entries that break no rule; guarantees, precondition and order of each leaf: age().
@@ -162,8 +217,8 @@ template <entry_format F, unsigned S>
 /// and the number of levels bound the time.
 template <class By, class Memory, class Report, slot_access Access = atomic_access<>>
     requires requires(const By& by) { detail::format_of(by); }
-constexpr range_counts age_range(const By& by, std::uint64_t root, inclusive_range range, Memory&& memory,
-                                 Report&& report, subtrees enter_those = subtrees::all, Access access = {})
+constexpr range_counts age_range(const By& by, std::uint64_t root, range_part range, Memory&& memory, Report&& report,
+                                 subtrees enter_those = subtrees::all, Access access = {})
 {
     const auto& format = detail::format_of(by);
     return with_slots_of(format, memory, [&]<class Word>(std::type_identity<Word>) {
@@ -178,7 +233,7 @@ constexpr range_counts age_range(const By& by, std::uint64_t root, inclusive_ran
 /// clean, if there are any.
 template <class By, class Memory, class Report, slot_access Access = atomic_access<>>
     requires requires(const By& by) { detail::format_of(by); }
-constexpr range_counts harvest_range(const By& by, std::uint64_t root, inclusive_range range, Memory&& memory,
+constexpr range_counts harvest_range(const By& by, std::uint64_t root, range_part range, Memory&& memory,
                                      Report&& report, Access access = {})
 {
     const auto& format = detail::format_of(by);

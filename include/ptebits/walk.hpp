@@ -151,6 +151,9 @@ struct entries_seen {
     bool no_memory = false;
 };
 
+/// Walks of a batch that are made side by side: about as many as a core fetches at once.
+inline constexpr std::size_t batch_group = 16;
+
 /// Where a walk begins: at a table of the top level, or with an entry that is held elsewhere.
 struct walk_origin {
     std::uint64_t table = 0;
@@ -264,21 +267,48 @@ public:
         return run(held_entry{top, from.entries[format_->shape().index(address, top)]}, address, a, cpu, update);
     }
 
+    /// The fast path alone, which changes nothing and tells no fault: whether it came to a page, the access is allowed
+    /// and no A or D is left to set. Only then `r` is what run() returns.
+    /// Precondition: the root is one.
+    PTEBITS_INLINE constexpr bool run_plainly(std::uint64_t root, std::uint64_t address, const access& a,
+                                              const controls& cpu, update_flags update, walk_result& r)
+    {
+        if constexpr (has_fast_walk) {
+            if (admit(address, a, cpu) != fault_kind::none) [[unlikely]]
+                return false;
+            footing on;
+            entries_seen seen;
+            if (!fast_walk<fixed->shape().levels>(r, on, seen, root, address)) [[unlikely]]
+                return false;
+            on.rights.know(sure_permission);
+            r.allowed = on.rights.result(format_);
+            return judge(r, on.leaf, a, cpu) == fault_kind::none && !must_set_flags(on, a, update);
+        } else {
+            return false;
+        }
+    }
+
     /// The same for several addresses, in groups: the entries of one group are fetched before
     /// the group ahead of it is walked, and so are near when its turn comes.
     constexpr void run_batch(std::uint64_t root, const std::uint64_t* addresses, std::size_t count, const access& a,
                              const controls& cpu, update_flags update, walk_result* results)
     {
-        constexpr std::size_t group = 16;  // about as many as a core fetches at once
-        ahead slots[group];
+        ahead slots[batch_group];
         std::size_t walked = 0;
         for (std::size_t fetched = 0; walked < count;) {
-            const std::size_t n = count - fetched < group ? count - fetched : group;
+            const std::size_t n = count - fetched < batch_group ? count - fetched : batch_group;
             fetch(root, addresses + fetched, slots, n);
             const std::size_t end = n != 0 ? fetched : count;
             for (; walked < end; ++walked) results[walked] = run(root, addresses[walked], a, cpu, update);
             fetched += n;
         }
+    }
+
+    /// Asks for the entries that so many walks will read, at most batch_group, level by level.
+    constexpr void fetch_for(std::uint64_t root, const std::uint64_t* addresses, std::size_t count)
+    {
+        ahead slots[batch_group];
+        fetch(root, addresses, slots, count);
     }
 
     /// Sets A and D as a walk without updates found that they would be. Returns what became of it.
@@ -692,9 +722,7 @@ private:
             r.fault = refused;
             if (!r) return true;
         }
-        const bool needed = update == update_flags::yes || updates_may_fault();
-        if (!needed || rules()->accessed_by() == accessed_setter::fault || flags_are_set(on, a)) return true;
-        return set_flags(r, a.writes(), update);
+        return !must_set_flags(on, a, update) || set_flags(r, a.writes(), update);
     }
 
     /// Judges the access by what all entries allow and by the leaf.
@@ -725,6 +753,14 @@ private:
         const bool by_hardware = rules()->accessed_by() == accessed_setter::hardware;
         return (!by_hardware || on.rights.all_have(page.mask(role::accessed))) &&
                used(on.leaf, page, a.writes()) == on.leaf;
+    }
+
+    /// Whether set_flags() has anything to do or to find out. Precondition: the access is allowed.
+    [[nodiscard]] PTEBITS_INLINE constexpr bool must_set_flags(const footing& on, const access& a,
+                                                               update_flags update) const noexcept
+    {
+        const bool needed = update == update_flags::yes || updates_may_fault();
+        return needed && rules()->accessed_by() != accessed_setter::fault && !flags_are_set(on, a);
     }
 
     /// Sets A and D in the entries of a walk, or with update_flags::no asks whether they could be set.
@@ -774,7 +810,7 @@ private:
     {
         const unsigned levels = format_->shape().levels;
         for (std::size_t i = 0; i < count; ++i) {
-            const bool walks = refusal(addresses[i]) == fault_kind::none;
+            const bool walks = is_root(root, format_) && refusal(addresses[i]) == fault_kind::none;
             on_the_way[i] = {walks ? slot_address(root, levels, addresses[i]) : 0, walks};
         }
         if constexpr (constant_masks<F>) {

@@ -361,11 +361,11 @@ struct extended_paging : second_stage_paging {
         return a;
     }
 
-    /// Whether the leaf that mapped a guest's table has PW.
+    /// The bit of a leaf that allows writes of a guest's A and D: PW.
     template <entry_format F>
-    [[nodiscard]] static constexpr bool allows_paging_write(const walk_result& r, const F& format) noexcept
+    [[nodiscard]] static constexpr std::uint64_t paging_write_bits(const F& format) noexcept
     {
-        return format->paging_write.get(r.last_entry()) != 0;
+        return format->paging_write.mask();
     }
 
     /// Whether guest-paging verification refuses a page: it wants all leaves that mapped the guest's tables to

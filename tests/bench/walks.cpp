@@ -15,6 +15,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <ptebits/formats/ept.hpp>
+#include <ptebits/formats/npt.hpp>
 #include <ptebits/formats/shadow.hpp>
 #include <ptebits/nested_walk.hpp>
 #include <ptebits/walk.hpp>
@@ -30,7 +31,10 @@ namespace {
 
 using word = std::uint64_t;
 constexpr auto linear = shadow<shadow_features{}>;
-constexpr auto host = ept<ept_features{}>;
+constexpr auto pae = shadow<shadow_features{.levels = 3}>;
+constexpr auto two_level = shadow<shadow_features{.levels = 2}>;
+constexpr auto extended = ept<ept_features{}>;
+constexpr auto nested = npt<npt_features{}>;
 
 constexpr word address_bits = 0xf'ffff'ffff'f000;
 constexpr word page_size_bit = 0x80;
@@ -84,11 +88,16 @@ word hand_walk(const word* words, word root, word address)
     }
 }
 
+// The same over a host's tables, for a guest of some levels of some bits, whose entries are Words.
+template <class Word, unsigned Levels, unsigned Bits>
 word hand_nested_walk(const word* words, word guest_root, word host_root, word address)
 {
+    const auto* const slots = reinterpret_cast<const Word*>(words);
+    constexpr word index_mask = (word{1} << Bits) - 1;
     word table = guest_root;
-    for (unsigned shift = 39;; shift -= 9) {
-        const word entry = words[hand_walk(words, host_root, table + (address >> shift & 511) * 8) >> 3];
+    for (unsigned shift = 12 + Bits * (Levels - 1);; shift -= Bits) {
+        const word slot = hand_walk(words, host_root, table + (address >> shift & index_mask) * sizeof(Word));
+        const word entry = slots[slot / sizeof(Word)];
         table = entry & address_bits;
         if (shift == 12 || (entry & page_size_bit) != 0) {
             const word offset = (word{1} << shift) - 1;
@@ -138,25 +147,22 @@ word library(const scene& s)
     });
 }
 
-template <bool Chained>
-word nested_hand(const scene& s)
-{
-    return walk_all<Chained>(s, [&](word address) { return hand_nested_walk(s.words, s.guest_root, s.root, address); });
-}
-
 // Results are kept for so many addresses at once.
 constexpr std::size_t at_once = 256;
 
+word address_of(const walk_result& r) { return r.address; }
+word address_of(const nested_result<ptebits::memory_access>& r) { return r.address(); }
+
 /// walk_at_once(addresses, count, results) for all addresses of a scene.
-template <class Walk>
+template <class Result = walk_result, class Walk>
 word keep_results(const scene& s, Walk walk_at_once)
 {
-    static std::array<walk_result, at_once> results;
+    static std::array<Result, at_once> results;
     word sum = 0;
     for (std::size_t i = 0; i < s.addresses.size(); i += at_once) {
         const std::size_t n = std::min(at_once, s.addresses.size() - i);
         walk_at_once(&s.addresses[i], n, results.data());
-        for (std::size_t j = 0; j < n; ++j) sum += results[j] ? results[j].address : 0;
+        for (std::size_t j = 0; j < n; ++j) sum += results[j] ? address_of(results[j]) : 0;
     }
     return sum;
 }
@@ -191,13 +197,56 @@ word one_load(const scene& s)
     return sum;
 }
 
-template <bool Chained>
+// Memory with slots of both widths, as 2-level guests need it.
+struct both_widths {
+    word* words;
+
+    word* operator()(word physical, std::type_identity<word>) const { return words + (physical >> 3); }
+    std::uint32_t* operator()(word physical, std::type_identity<std::uint32_t>) const
+    {
+        return reinterpret_cast<std::uint32_t*>(words) + (physical >> 2);
+    }
+};
+
+template <class Guest, bool Chained>
+word nested_hand(const scene& s)
+{
+    constexpr unsigned levels = Guest::value.shape().levels;
+    return walk_all<Chained>(s, [&](word address) {
+        return hand_nested_walk < slot_type_of<Guest>, levels,
+               levels == 2 ? 10 : 9 > (s.words, s.guest_root, s.root, address);
+    });
+}
+
+template <class Guest, class Host, bool Chained>
 word nested_library(const scene& s)
 {
-    const auto memory = [words = s.words](word physical) { return words + (physical >> 3); };
     return walk_all<Chained>(s, [&](word address) {
-        const auto r = nested_walk(linear, s.guest_root, host, s.root, address, {}, {}, memory, update_flags::no);
+        const auto r =
+            nested_walk(Guest{}, s.guest_root, Host{}, s.root, address, {}, {}, both_widths{s.words}, update_flags::no);
         return r ? r.address() : 0;
+    });
+}
+
+template <class Guest, class Host>
+word nested_kept(const scene& s)
+{
+    using result = nested_result<ptebits::memory_access>;
+    return keep_results<result>(s, [&](const word* addresses, std::size_t n, result* results) {
+        for (std::size_t i = 0; i < n; ++i) {
+            results[i] = nested_walk(Guest{}, s.guest_root, Host{}, s.root, addresses[i], {}, {}, both_widths{s.words},
+                                     update_flags::no);
+        }
+    });
+}
+
+template <class Guest, class Host>
+word nested_batch(const scene& s)
+{
+    using result = nested_result<ptebits::memory_access>;
+    return keep_results<result>(s, [&](const word* addresses, std::size_t n, result* results) {
+        nested_walk_batch(Guest{}, s.guest_root, Host{}, s.root, addresses, n, {}, {}, both_widths{s.words}, results,
+                          update_flags::no);
     });
 }
 
@@ -265,20 +314,22 @@ struct page_map {
 template <class Format>
 void map(const Format& format, physical_memory& memory, word root, unsigned leaf_level, word address, word place)
 {
-    const auto made = [](encoded e) { return e ? e.entry : (std::abort(), 0); };
+    using slot_type = slot_type_of<Format>;
+    auto* const slots = reinterpret_cast<slot_type*>(memory.words());
+    const auto made = [](encoded e) { return static_cast<slot_type>(e ? e.entry : (std::abort(), 0)); };
+    const auto slot = [&](word table, unsigned level) -> slot_type& {
+        return slots[format->shape().slot_address(table, address, level) / sizeof(slot_type)];
+    };
     word table = root;
-    for (unsigned level = 4; level > leaf_level; --level) {
-        const word slot = table / 8 + (address >> (12 + 9 * (level - 1)) & 511);
-        if (memory.words()[slot] == 0) {
-            const word below = memory.new_table();
-            memory.words()[slot] = made(encode(kind::table, level, below, {}, format));
-        }
-        table = memory.words()[slot] & address_bits;
+    for (unsigned level = format->shape().levels; level > leaf_level; --level) {
+        slot_type& entry = slot(table, level);
+        if (entry == 0) entry = made(encode(kind::table, level, memory.new_table(), {}, format));
+        table = address_of(entry, level, format);
     }
-    const word slot = table / 8 + (address >> (12 + 9 * (leaf_level - 1)) & 511);
-    memory.words()[slot] = made(encode(kind::leaf, leaf_level, place, {}, format));
+    slot_type& entry = slot(table, leaf_level);
+    entry = made(encode(kind::leaf, leaf_level, place, {}, format));
     // The memory type of EPT leaves is write-back; bits 5:3 of the other format are caching, too.
-    if constexpr (std::is_same_v<regime_of<Format>, extended_paging>) memory.words()[slot] |= format->memory_type(6);
+    if constexpr (std::is_same_v<regime_of<Format>, extended_paging>) entry |= format->memory_type(6);
 }
 
 // Maps `base` and what follows to `to` and what follows.
@@ -344,7 +395,7 @@ int main(int argc, char** argv)
             const word ordinary_root = memory.new_table();
             map_all(linear, memory, ordinary_root, m, 0, 0);
             const word ept_root = memory.new_table();
-            map_all(host, memory, ept_root, m, 0, 0);
+            map_all(extended, memory, ept_root, m, 0, 0);
             for (const bool random : {false, true}) {
                 const std::string how =
                     std::string(level == 1 ? "4K " : "2M ") + (random ? "random " : "sequential ") + p.name;
@@ -358,25 +409,39 @@ int main(int argc, char** argv)
                 };
                 all_contests("x86 ", linear);
                 s.root = ept_root;
-                all_contests("EPT ", host);
+                all_contests("EPT ", extended);
             }
         }
         // A guest's tables stand at guest-physical addresses that the host maps to themselves,
-        // its pages anywhere above; everything in 4K pages.
-        const page_map m{1, p.pages};
-        constexpr word guest_pages_at = word{1} << 40;
-        physical_memory memory(2 * m.bytes_of_tables());
-        const word guest_root = memory.new_table();
-        map_all(linear, memory, guest_root, m, 0, guest_pages_at);
-        const word guest_tables_end = memory.used();
-        const word host_root = memory.new_table();
-        for (word table = 0; table < guest_tables_end; table += 0x1000) map(host, memory, host_root, 1, table, table);
-        map_all(host, memory, host_root, m, guest_pages_at, 0);
-        for (const bool random : {false, true}) {
-            const std::string how = std::string("x86/EPT 4K ") + (random ? "random " : "sequential ") + p.name;
-            const scene s{memory.words(), host_root, guest_root, addresses_in(m, random, walks)};
-            contest(how + ", free", s, {{"by hand", nested_hand<false>}, {"nested_walk", nested_library<false>}});
-            contest(how + ", chained", s, {{"by hand", nested_hand<true>}, {"nested_walk", nested_library<true>}});
-        }
+        // its pages above; everything in 4K pages.
+        const auto nested_contests = [&]<class Guest, class Host>(const std::string& formats, Guest guest, Host host) {
+            const page_map m{1, p.pages};
+            const word guest_pages_at = word{1} << (guest->shape().entry_bits == 64 ? 40 : 31);
+            physical_memory memory(2 * m.bytes_of_tables());
+            const word guest_root = memory.new_table();
+            map_all(guest, memory, guest_root, m, 0, guest_pages_at);
+            const word guest_tables_end = memory.used();
+            const word host_root = memory.new_table();
+            for (word table = 0; table < guest_tables_end; table += 0x1000)
+                map(host, memory, host_root, 1, table, table);
+            map_all(host, memory, host_root, m, guest_pages_at, 0);
+            for (const bool random : {false, true}) {
+                const std::string how = formats + (random ? " 4K random " : " 4K sequential ") + p.name;
+                const scene s{memory.words(), host_root, guest_root, addresses_in(m, random, walks)};
+                contest(how + ", free", s,
+                        {{"by hand", nested_hand<Guest, false>}, {"nested_walk", nested_library<Guest, Host, false>}});
+                contest(how + ", chained", s,
+                        {{"by hand", nested_hand<Guest, true>}, {"nested_walk", nested_library<Guest, Host, true>}});
+                contest(how + ", kept", s,
+                        {{"nested_walk", nested_kept<Guest, Host>}, {"nested_walk_batch", nested_batch<Guest, Host>}});
+            }
+        };
+        nested_contests("x86/EPT", linear, extended);
+        nested_contests("x86/NPT", linear, nested);
+        if (word{p.pages} << 12 > word{1} << 32) continue;  // more than the other guests translate
+        nested_contests("PAE/EPT", pae, extended);
+        nested_contests("PAE/NPT", pae, nested);
+        nested_contests("2-level/EPT", two_level, extended);
+        nested_contests("2-level/NPT", two_level, nested);
     }
 }

@@ -1,5 +1,7 @@
 // What check.cmake counts: one function is called, by name. Each result is kept whole, as a
 // hypervisor or simulator that looks at all of it would.
+#include "operations.hpp"
+
 #include <array>
 #include <cstddef>
 #include <cstring>
@@ -15,8 +17,8 @@ namespace {
 constexpr auto x86 = shadow<shadow_features{.physical_bits = 46}>;
 constexpr auto extended = ept<ept_features{.physical_bits = 46}>;
 
-/// Five tables, the top one first; the last holds one page, its table entry 1 is absent.
-alignas(4096) std::uint64_t tables_of_test[5 * 512];
+/// Five tables, the top one first; the last holds one page, its table entry 1 is absent. Behind them four of a host's.
+alignas(4096) std::uint64_t tables_of_test[9 * 512];
 
 struct whole_memory {
     std::uint64_t* operator()(std::uint64_t physical) const { return tables_of_test + physical / 8; }
@@ -28,7 +30,17 @@ void fill(std::uint64_t table_bits, std::uint64_t leaf_bits)
     tables_of_test[std::size_t{3} * 512] = 0x5000 | leaf_bits;
 }
 
+constexpr auto nested = npt<npt_features{.physical_bits = 46}>;
+
+/// The host's tables at 0x5000, which map the lowest 16 pages to themselves.
+void fill_host(std::uint64_t table_bits, std::uint64_t leaf_bits)
+{
+    for (std::size_t n = 5; n < 8; ++n) tables_of_test[n * 512] = (n + 1) * 0x1000 | table_bits;
+    for (std::size_t page = 0; page < 16; ++page) tables_of_test[8 * 512 + page] = page * 0x1000 | leaf_bits;
+}
+
 walk_result reached;
+nested_result<ptebits::memory_access> reached_nested;
 encoded made;
 slot_bitmap<512> found;
 runtime_format<ept_description> at_run_time;
@@ -68,6 +80,23 @@ extern "C" {
 {
     reached = walk(extended, 0, address, {.what = operation::write}, {}, whole_memory{});
 }
+[[gnu::noinline]] void count_nested_ept(std::uint64_t address)
+{
+    reached_nested = nested_walk(x86, 0, extended, 0x5000, address, {.user = true}, {}, whole_memory{});
+}
+[[gnu::noinline]] void count_nested_npt(std::uint64_t address)
+{
+    reached_nested = nested_walk(x86, 0, nested, 0x5000, address, {.user = true}, {}, whole_memory{});
+}
+// Of which only the address is looked at.
+[[gnu::noinline]] std::uint64_t count_address_ept(std::uint64_t address)
+{
+    return nested_walk(x86, 0, extended, 0x5000, address, {.user = true}, {}, whole_memory{}).address();
+}
+[[gnu::noinline]] std::uint64_t count_address_npt(std::uint64_t address)
+{
+    return nested_walk(x86, 0, nested, 0x5000, address, {.user = true}, {}, whole_memory{}).address();
+}
 [[gnu::noinline]] void count_encode_x86_leaf(std::uint64_t physical, const permissions& grant)
 {
     made = encode(kind::leaf, 2, physical, grant, x86);
@@ -97,10 +126,10 @@ extern "C" {
 [[gnu::noinline]] void count_make_format(const ept_features& features) { at_run_time = format_for(features); }
 }
 
-/// measured FUNCTION [ADDRESS]
+/// measured [FUNCTION [ADDRESS]]
 int main(int count, char** arguments)
 {
-    if (count < 2) return 2;
+    if (count < 2) return run_operations();
     const auto is = [&](const char* name) { return std::strcmp(arguments[1], name) == 0; };
     // Where the walk ends, by the level of its last entry: 0 is the page.
     const unsigned level = count > 2 ? static_cast<unsigned>(arguments[2][0] - '0') : 0;
@@ -118,6 +147,16 @@ int main(int count, char** arguments)
         fill(0x107, 0x337);
         count_walk_ept(address);
         return reached.fault == (level == 0 ? fault_kind::none : fault_kind::not_present) ? 0 : 3;
+    }
+    if (is("count_nested_ept") || is("count_nested_npt") || is("count_address_ept") || is("count_address_npt")) {
+        fill(0x27, 0x67);
+        if (is("count_nested_ept") || is("count_address_ept")) fill_host(0x107, 0x337);
+        if (is("count_nested_npt") || is("count_address_npt")) fill_host(0x27, 0x67);
+        if (is("count_address_ept")) return count_address_ept(address) == 0x5000 ? 0 : 3;
+        if (is("count_address_npt")) return count_address_npt(address) == 0x5000 ? 0 : 3;
+        if (is("count_nested_ept")) count_nested_ept(address);
+        if (is("count_nested_npt")) count_nested_npt(address);
+        return (level == 0) == static_cast<bool>(reached_nested) ? 0 : 3;
     }
     if (is("count_age_x86")) {
         std::uint64_t slot = 0x5067;
