@@ -439,8 +439,9 @@ TEST_CASE("an entry that the format does not have is all reserved")
 
 TEST_CASE("rows and features give the layout")
 {
-    const layout on = format_for_tiny<sound>({.physical_bits = 40})->layout_at(1, kind::leaf);
-    CHECK(on.wrong == defect::none);
+    const auto sound_on = format_for_tiny<sound>({.physical_bits = 40});
+    CHECK(sound_on.wrong().what == defect::none);
+    const layout on = sound_on->layout_at(1, kind::leaf);
     CHECK(on.all == ~std::uint64_t{0});
     CHECK(on.mask(role::fixed) == 0x0000'0000'0000'0001);
     CHECK(on.value == 0x0000'0000'0000'0001);
@@ -717,7 +718,7 @@ TEST_CASE("an accessed flag of several bits is not taken for one that software c
 
 TEST_CASE("a layout keeps the first fault that it was told of")
 {
-    layout l;
+    detail::computed_layout l;
     l.note(defect::rows_overlap, 0);
     CHECK(l.wrong == defect::none);
     l.note(defect::rows_overlap, 4);

@@ -88,7 +88,7 @@ template <slot_word Word, entry_format F, slot_access Access>
 constexpr bool revoke_write(Word& slot, const F& format, Access access, unsigned level) noexcept
 {
     require_width<Word>(format);
-    const layout& l = format->layout_at(1, kind::leaf);
+    const layout& l = rules_of(format)->layout_at(1, kind::leaf);
     const field write{l.mask(role::write)};
     if (level > 1) return revoke_large_write(slot, format, access, level);
     const Word entry = access.load(slot);

@@ -195,13 +195,6 @@ namespace detail {
 /// The permissions of several entries of one walk together: each must grant.
 class permission_fold {
 public:
-    /// The bits of a page's layout for permissions and A that entries of another layout lack: an entry without
-    /// a bit for a permission (PAE's top level) takes nothing away.
-    [[nodiscard]] static constexpr std::uint64_t silent_in(const layout& l, const layout& page) noexcept
-    {
-        return (page.permission_mask() & ~l.permission_mask()) | (page.mask(role::accessed) & ~l.mask(role::accessed));
-    }
-
     /// Adds an entry where permissions_in_place() holds; `silent` are the bits that it lacks.
     PTEBITS_INLINE constexpr void add_in_place(std::uint64_t entry, std::uint64_t silent, const layout& page) noexcept
     {
@@ -335,8 +328,10 @@ namespace detail {
 template <entry_masks F>
 [[nodiscard]] PTEBITS_INLINE constexpr bool translates_plainly(std::uint64_t entry, const F& format) noexcept
 {
-    if constexpr (entry_format<F>) {
+    if constexpr (entry_format<F> && constant_masks<F>) {
         return format->page_test().passes(entry);
+    } else if constexpr (entry_format<F>) {
+        return format->page_test().entry_test::passes(entry);
     } else {
         return present(entry, format);
     }

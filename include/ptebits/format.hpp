@@ -20,6 +20,7 @@ namespace ptebits {
 
 namespace broken {
 [[noreturn]] inline void address_is_misaligned_or_too_wide() noexcept { stop(); }
+[[noreturn]] inline void more_layouts_than_the_description_says() noexcept { stop(); }
 }  // namespace broken
 
 /// What ageing and harvesting need to know, no more: run-time masks satisfy this too.
@@ -60,7 +61,6 @@ namespace detail {
 struct kind_test {
     std::uint64_t mask = 0;
     std::uint64_t value = 1;
-    kind is = kind::none;
 
     [[nodiscard]] constexpr bool passes(std::uint64_t entry) const noexcept { return (entry & mask) == value; }
 };
@@ -69,15 +69,16 @@ struct kind_test {
 struct kind_tests {
     std::uint64_t any = ~std::uint64_t{0};  ///< entries with none of these bits are absent
     kind_test tests[kind_count - 1];        ///< those of more bits come first
+    kind is[kind_count - 1] = {};           ///< what passes them; none: no such test
 
     /// Adds one. Returns whether it can be told from the others: they differ in a bit that both
     /// test, or one tests all bits that the other does, and more.
-    constexpr bool add(const kind_test& added) noexcept
+    constexpr bool add(const kind_test& added, kind passes) noexcept
     {
         unsigned at = kind_count - 1;
         for (unsigned n = 0; n < kind_count - 1; ++n) {
             const kind_test& t = tests[n];
-            if (t.is == kind::none) {
+            if (is[n] == kind::none) {
                 if (at > n) at = n;
                 break;
             }
@@ -87,8 +88,12 @@ struct kind_tests {
             if (!apart && wider == narrower) return false;
             if (!apart && wider && at > n) at = n;
         }
-        for (unsigned last = kind_count - 2; last > at; --last) tests[last] = tests[last - 1];
+        for (unsigned last = kind_count - 2; last > at; --last) {
+            tests[last] = tests[last - 1];
+            is[last] = is[last - 1];
+        }
         tests[at] = added;
+        is[at] = passes;
         return true;
     }
 
@@ -96,9 +101,9 @@ struct kind_tests {
     {
         // Not a loop: see layout::address_in().
         if ((entry & any) == 0) return kind::none;
-        if (tests[0].passes(entry)) return tests[0].is;
-        if (tests[1].passes(entry)) return tests[1].is;
-        if (tests[2].passes(entry)) return tests[2].is;
+        if (tests[0].passes(entry)) return is[0];
+        if (tests[1].passes(entry)) return is[1];
+        if (tests[2].passes(entry)) return is[2];
         return kind::none;
     }
 };
@@ -162,6 +167,8 @@ public:
 
     /// A test that smallest pages pass, and nothing that does not translate.
     [[nodiscard]] constexpr const detail::quick_test& page_test() const noexcept { return page_test_; }
+    /// What walks compare entries with.
+    [[nodiscard]] constexpr const detail::walk_plan& plan() const noexcept { return plan_; }
 
     /// Level of the table that an entry of a kind::table refers to; 0 or not below `level`: none.
     [[nodiscard]] constexpr unsigned level_below(std::uint64_t entry, unsigned level) const noexcept
@@ -175,12 +182,11 @@ public:
     /// such entry, every bit is reserved. Absent entries have one layout at every level.
     [[nodiscard]] constexpr const layout& layout_at(unsigned level, kind k) const noexcept
     {
-        if (k == kind::none) return absent_;
-        return layouts_[level <= max_levels ? level : 0][static_cast<unsigned>(k) - 1];
+        return layouts_[which_[level <= max_levels ? level : 0][static_cast<unsigned>(k)]];
     }
 
     /// What an empty slot holds.
-    [[nodiscard]] constexpr std::uint64_t empty() const noexcept { return absent_.value; }
+    [[nodiscard]] constexpr std::uint64_t empty() const noexcept { return layout_at(1, kind::none).value; }
 
     /// Bits that must be 0 in a present entry.
     [[nodiscard]] constexpr std::uint64_t reserved_mask(unsigned level, kind k) const noexcept
@@ -332,14 +338,14 @@ public:
     /// The forbidden combinations under these features.
     [[nodiscard]] constexpr const auto& combinations() const noexcept { return combinations_; }
 
-private:
-    static constexpr std::size_t combination_count()
+protected:
+    /// Makes all tests fail that have this format's masks and the constants' values.
+    constexpr void fail_tests(const runtime_format& constants) noexcept
     {
-        if constexpr (requires { Description::forbidden; }) {
-            // NOLINTNEXTLINE(bugprone-sizeof-expression): both types depend on Description, and so look the same
-            return sizeof(Description::forbidden) / sizeof(Description::forbidden[0]);
-        } else {
-            return 1;  // one that nothing breaks
+        page_test_.mask = ~constants.page_test_.value;
+        for (unsigned n = 0; n < max_levels; ++n) {
+            plan_.levels[n].table_mask = ~constants.plan_.levels[n].table_value;
+            plan_.levels[n].leaf.mask = ~constants.plan_.levels[n].leaf.value;
         }
     }
 
@@ -354,20 +360,40 @@ private:
         shape_.levels = 0;  // no level exists
         accessed_by_ = accessed_setter::nobody;
         other_writes_ = revocable_writes_ = 0;
-        for (auto& level : layouts_) {
-            for (layout& l : level) l = no_layout(shape_.entry_bits);
+        layouts_[0] = no_layout(shape_.entry_bits);
+        for (auto& level : which_) {
+            for (std::uint8_t& n : level) n = 0;
         }
-        absent_ = no_layout(shape_.entry_bits);
         for (detail::kind_tests& tests : kinds_) tests = {};
+        page_test_ = {};
+        plan_ = {};
+    }
+
+private:
+    /// How many layouts there is room for: of present entries, of absent ones, and of those that do not exist.
+    static constexpr std::size_t layout_count = [] {
+        if constexpr (requires { Description::different_layouts; }) {
+            return std::size_t{Description::different_layouts} + 2;
+        } else {
+            return std::size_t{max_levels} * (kind_count - 1) + 2;
+        }
+    }();
+
+    static constexpr std::size_t combination_count()
+    {
+        if constexpr (requires { Description::forbidden; }) {
+            // NOLINTNEXTLINE(bugprone-sizeof-expression): both types depend on Description, and so look the same
+            return sizeof(Description::forbidden) / sizeof(Description::forbidden[0]);
+        } else {
+            return 1;  // one that nothing breaks
+        }
     }
 
     constexpr flaw compute()
     {
         const auto switches = row_features<Description>(features_);
         shape_ = Description::shape_of(switches);
-        for (auto& level : layouts_) {
-            for (layout& l : level) l.all = l.mask(role::reserved) = ones(shape_.entry_bits - 1, 0);
-        }
+        layouts_[0] = no_layout(shape_.entry_bits);
         unsigned narrowest = min_physical_bits;
         unsigned widest = 52;
         if constexpr (requires { Description::widest_physical; }) widest = Description::widest_physical;
@@ -384,6 +410,7 @@ private:
         const entries existing = Description::entries_of(switches);
         existing_ = existing;
         const detail::layout_computer<Description> computer(switches, shape_);
+        unsigned used = 1;  // layouts, the first of which is that of no entry
         std::uint64_t accessed_bits = 0;
         std::uint64_t dirty_bits = 0;
         entries accessed_in;
@@ -396,11 +423,10 @@ private:
             for (unsigned n = 0; n < kind_count - 1; ++n) {
                 const kind k = present_kinds[n];
                 if (!existing.contains(level, k)) continue;
-                layout& l = layouts_[level][n];
-                l = computer.compute(level, k, *this);
+                const detail::computed_layout l = computer.compute(level, k, *this);
                 if (l.wrong != defect::none) return {.what = l.wrong, .level = level, .in = k, .bits = l.wrong_bits};
                 const std::uint64_t value = l.value & l.mask(role::fixed);
-                if (!kinds_[level].add({l.mask(role::fixed), value, k})) {
+                if (!kinds_[level].add({l.mask(role::fixed), value}, k)) {
                     return {.what = defect::kinds_alike, .level = level, .in = k, .bits = l.mask(role::fixed)};
                 }
                 for (unsigned r = 0; r < role_count; ++r) roles_ |= l.masks[r] != 0 ? 1U << r : 0;
@@ -413,6 +439,13 @@ private:
                 if (l.mask(role::dirty) != 0) dirty_in = dirty_in | entries(level, k);
                 accessed_bits |= l.mask(role::accessed);
                 dirty_bits |= l.mask(role::dirty);
+                // Equal layouts, most often of tables, are kept once.
+                const std::uint8_t lower = which_[level - 1][static_cast<unsigned>(k)];
+                const bool again = lower != 0 && l == layouts_[lower];
+                which_[level][static_cast<unsigned>(k)] = again ? lower : static_cast<std::uint8_t>(used);
+                if (again) continue;
+                if (used == layout_count - 1) broken::more_layouts_than_the_description_says();
+                layouts_[used++] = l;
             }
             // No fixed bit tells a present entry from 0: its permissions do.
             if (zero_passes) kinds_[level].any = grants;
@@ -421,9 +454,11 @@ private:
         // Present by a permission at one level, and by a fixed bit that is none at another.
         for (unsigned level = 1; present_ != 0 && level <= shape_.levels; ++level) {
             if (kinds_[level].any != ~std::uint64_t{0}) continue;
-            for (const detail::kind_test& t : kinds_[level].tests) {
-                if (t.is == kind::none || (t.value & present_) != 0) continue;
-                return {.what = defect::kinds_alike, .level = level, .in = t.is, .bits = t.mask};
+            for (unsigned n = 0; n < kind_count - 1; ++n) {
+                const detail::kind_test& t = kinds_[level].tests[n];
+                const kind k = kinds_[level].is[n];
+                if (k == kind::none || (t.value & present_) != 0) continue;
+                return {.what = defect::kinds_alike, .level = level, .in = k, .bits = t.mask};
             }
         }
         if (present_ == 0) present_ = common != 0 ? common & ~(common - 1) : any_of_them;
@@ -432,17 +467,20 @@ private:
         }
         accessed = {field{accessed_bits}, accessed_in};
         dirty = {field{dirty_bits}, dirty_in};
-        absent_ = computer.compute(1, kind::none, *this);
-        if (absent_.wrong != defect::none) return {.what = absent_.wrong, .in = kind::none, .bits = absent_.wrong_bits};
-        if (memory_bits() != 0 && absent_.address_in(absent_.mask(role::address)) >> memory_bits() == 0) {
-            return {.what = defect::memory_bits, .in = kind::none, .bits = absent_.mask(role::address)};
+        detail::computed_layout none = computer.compute(1, kind::none, *this);
+        if (none.wrong != defect::none) return {.what = none.wrong, .in = kind::none, .bits = none.wrong_bits};
+        if (memory_bits() != 0 && none.address_in(none.mask(role::address)) >> memory_bits() == 0) {
+            return {.what = defect::memory_bits, .in = kind::none, .bits = none.mask(role::address)};
         }
-        absent_.mask(role::software) &= ~present_;
-        absent_.mask(role::fixed) |= present_;
+        none.mask(role::software) &= ~present_;
+        none.mask(role::fixed) |= present_;
+        layouts_[used] = none;
+        for (auto& level : which_) level[static_cast<unsigned>(kind::none)] = static_cast<std::uint8_t>(used);
         find_in_place(existing);
         find_setter(switches);
         place_combinations(switches);
         page_test_ = detail::quick_test_of(1, kind::leaf, *this);
+        plan_ = detail::walk_plan_of(*this);
         find_other_writes();
         return {};
     }
@@ -470,7 +508,7 @@ private:
 
     constexpr void find_in_place(entries existing)
     {
-        const layout& page = layouts_[1][static_cast<unsigned>(kind::leaf) - 1];
+        const layout& page = layout_at(1, kind::leaf);
         in_place_ = true;
         for (unsigned level = 1; level <= shape_.levels; ++level) {
             for (const kind k : present_kinds) {
@@ -520,11 +558,12 @@ private:
     bool in_place_ = true;
     bool sizes_ = false;
     std::uint32_t roles_ = 0;
-    layout absent_;
-    layout layouts_[max_levels + 1][kind_count - 1];  // by level; row 0 is the level that no format has
+    layout layouts_[layout_count];  // different ones; the first is that of entries that the format does not have
+    std::uint8_t which_[max_levels + 1][kind_count] = {};  // of them, by level and kind
     detail::kind_tests kinds_[max_levels + 1];
     combination combinations_[combination_count()];
     detail::quick_test page_test_;
+    detail::walk_plan plan_;
     std::uint64_t other_writes_ = 0;
     std::uint64_t revocable_writes_ = 0;
 };
@@ -567,6 +606,126 @@ struct constant_format {
                   "ptebits: an address of this format stands in more than two pieces");
 };
 
+/// A format of constants but for what is known at boot only: the physical-address width and the place of the
+/// encryption bit. Fields in use, permissions, kinds, levels are those of `Constants`; the masks that depend on the
+/// rest are computed once. Descriptions say which features these are, by at_boot(); by default the width.
+/// Look at wrong() before use: a feature that must not differ is defect::not_constant.
+template <class Description, typename Description::features Constants>
+class boot_format : public runtime_format<Description> {
+    using base = runtime_format<Description>;
+
+public:
+    using constants_type = constant_format<Description, Constants>;
+    using features_type = typename Description::features;
+
+    static constexpr entry_field accessed = constants_type::value.accessed;
+    static constexpr entry_field dirty = constants_type::value.dirty;
+
+    /// No format: wrong() tells defect::no_format.
+    constexpr boot_format() noexcept { this->fail_tests(constants()); }
+
+    /// The format of these features, which are `Constants` but for those that may differ.
+    constexpr explicit boot_format(const features_type& features) noexcept : base(features)
+    {
+        const bool sound = this->wrong().what == defect::none;
+        if (sound && (!(merged(features) == features) || !agrees())) this->become({.what = defect::not_constant});
+        if (this->wrong().what != defect::none) this->fail_tests(constants());
+    }
+
+    [[nodiscard]] constexpr const boot_format* operator->() const noexcept { return this; }
+
+    /// The same format as one that is known at run time only.
+    [[nodiscard]] constexpr const base& at_run_time() const noexcept { return *this; }
+
+    // What does not depend on the features known at boot.
+    [[nodiscard]] static constexpr const ptebits::shape& shape() noexcept { return constants().shape(); }
+    [[nodiscard]] static constexpr std::uint64_t present_mask() noexcept { return constants().present_mask(); }
+    [[nodiscard]] static constexpr std::uint64_t empty() noexcept { return constants().empty(); }
+    [[nodiscard]] static constexpr bool exists(unsigned level, kind k) noexcept { return constants().exists(level, k); }
+    [[nodiscard]] static constexpr kind kind_of(std::uint64_t entry, unsigned level) noexcept
+    {
+        return constants().kind_of(entry, level);
+    }
+    [[nodiscard]] static constexpr const detail::kind_tests& tests_at(unsigned level) noexcept
+    {
+        return constants().tests_at(level);
+    }
+    [[nodiscard]] static constexpr bool uses_sizes() noexcept { return constants().uses_sizes(); }
+    [[nodiscard]] static constexpr accessed_setter accessed_by() noexcept { return constants().accessed_by(); }
+    [[nodiscard]] static constexpr bool permissions_in_place() noexcept { return constants().permissions_in_place(); }
+    [[nodiscard]] static constexpr std::uint64_t other_writes() noexcept { return constants().other_writes(); }
+    [[nodiscard]] static constexpr std::uint64_t revocable_writes() noexcept { return constants().revocable_writes(); }
+
+    /// A test that smallest pages pass, of which only the mask is not a constant.
+    [[nodiscard]] PTEBITS_INLINE constexpr detail::quick_test page_test() const noexcept
+    {
+        detail::quick_test test = constants().page_test();
+        test.mask = base::page_test().mask;
+        test.judged = base::page_test().judged;
+        return test;
+    }
+
+private:
+    static constexpr const base& constants() noexcept { return constants_type::value; }
+
+    /// The constants with those features that may differ.
+    static constexpr features_type merged(const features_type& given) noexcept
+    {
+        if constexpr (requires { Description::at_boot(Constants, given); }) {
+            return Description::at_boot(Constants, given);
+        } else {
+            features_type all = Constants;
+            all.physical_bits = given.physical_bits;
+            return all;
+        }
+    }
+
+    /// Whether the roles that must not differ are as in the constants.
+    [[nodiscard]] static constexpr bool alike(const layout& a, const layout& b) noexcept
+    {
+        for (unsigned n = 0; n < role_count; ++n) {
+            const role r{static_cast<std::uint8_t>(n)};
+            // Bits that the address gives up may be of these roles.
+            if (r == role::address || r == role::reserved || r == role::beyond || r == role::attribute) continue;
+            if (r == role::software || r == role::written) continue;
+            if (a.mask(r) != b.mask(r)) return false;
+        }
+        for (unsigned n = 0; n < 2; ++n) {
+            const address_piece& of_a = a.pieces[n];
+            const address_piece& of_b = b.pieces[n];
+            if (of_a.at.exists() != of_b.at.exists() || of_a.holds != of_b.holds) return false;
+            if (of_a.at.exists() && of_a.at.shift() != of_b.at.shift()) return false;
+        }
+        return a.denying == b.denying && a.sized == b.sized && a.offset_bits == b.offset_bits &&
+               ((a.value ^ b.value) & a.mask(role::fixed)) == 0;
+    }
+
+    /// Whether all that is taken from the constants is so under the features that were given.
+    [[nodiscard]] constexpr bool agrees() const noexcept
+    {
+        const base& c = constants();
+        for (unsigned level = 1; level <= shape().levels; ++level) {
+            const detail::walk_level& here = base::plan().levels[level - 1];
+            const detail::walk_level& there = c.plan().levels[level - 1];
+            if (here.table_value != there.table_value || !same_but_mask(here.leaf, there.leaf)) return false;
+            for (const kind k : present_kinds) {
+                if (base::exists(level, k) != exists(level, k)) return false;
+                if (!alike(this->layout_at(level, k), c.layout_at(level, k))) return false;
+            }
+        }
+        return base::shape().levels == shape().levels && base::shape().entry_bits == shape().entry_bits &&
+               base::present_mask() == present_mask() && base::empty() == empty() &&
+               base::accessed_by() == accessed_by() && base::other_writes() == other_writes() &&
+               base::revocable_writes() == revocable_writes() && base::plan().usable == c.plan().usable &&
+               same_but_mask(base::page_test(), c.page_test()) &&
+               base::page_test().by_low_bits == c.page_test().by_low_bits;
+    }
+    [[nodiscard]] static constexpr bool same_but_mask(const detail::entry_test& a, const detail::entry_test& b) noexcept
+    {
+        return a.value == b.value && a.low_bits == b.low_bits;
+    }
+};
+
 /// The format of these features, known at run time. Cheap to keep, not to make: make it
 /// once, at start-up. Look at wrong() before use if the features come from outside.
 template <class Features>
@@ -584,6 +743,39 @@ namespace detail {
 /// The object of a type of constants.
 template <constant_masks F>
 inline constexpr F constant{};
+}  // namespace detail
+
+/// A format whose levels, kinds and permissions are constants, but not all of its masks: a boot_format.
+template <class F>
+concept partly_constant = requires { typename F::constants_type; };
+
+namespace detail {
+/// What is constant of a format: the format itself, or the constants of a boot_format; else void.
+template <class F>
+struct constants_of {
+    using type = void;
+};
+template <constant_masks F>
+struct constants_of<F> {
+    using type = F;
+};
+template <partly_constant F>
+struct constants_of<F> {
+    using type = typename F::constants_type;
+};
+}  // namespace detail
+
+namespace detail {
+/// The format to ask about permissions, A and D: of a boot_format its constants.
+template <class F>
+[[nodiscard]] PTEBITS_INLINE constexpr const auto& rules_of(const F& format) noexcept
+{
+    if constexpr (partly_constant<F>) {
+        return constant<typename F::constants_type>;
+    } else {
+        return format;
+    }
+}
 }  // namespace detail
 
 /// What every operation on entries may ask of a format.

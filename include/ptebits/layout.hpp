@@ -271,6 +271,7 @@ enum class defect : std::uint8_t {
     flag_of_several_bits,  ///< an accessed, dirty, encryption or shared bit that is not one bit
     kinds_alike,           ///< two kinds of entries that cannot be told apart
     address_in_pieces,     ///< an address in more than two pieces
+    not_constant,          ///< boot_format: a feature differs from the constants that must not
     no_format,             ///< a run-time format that was made without features
 };
 
@@ -291,6 +292,7 @@ enum class defect : std::uint8_t {
                                      "a flag is not one bit",
                                      "two kinds of entries cannot be told apart",
                                      "an address stands in more than two pieces",
+                                     "a feature differs from the constants that must not",
                                      "no features were given"};
     static_assert(sizeof names / sizeof *names == static_cast<unsigned>(defect::no_format) + 1);
     return detail::word_of(names, static_cast<unsigned>(d));
@@ -298,7 +300,7 @@ enum class defect : std::uint8_t {
 
 /// Address bits `holds` and up stand at `at`.
 struct address_piece {
-    field at;
+    [[no_unique_address]] field at;  // so that `holds` lies in its padding
     unsigned holds = 0;
 
     [[nodiscard]] constexpr bool operator==(const address_piece&) const = default;
@@ -313,8 +315,8 @@ struct layout {
     address_piece pieces[2] = {};          ///< of the address
     unsigned offset_bits = 0;              ///< bits of an address that the page or table does not hold
     bool sized = false;                    ///< the address has the size of its page in it
-    defect wrong = defect::none;
-    std::uint64_t wrong_bits = 0;
+
+    [[nodiscard]] constexpr bool operator==(const layout&) const = default;
 
     [[nodiscard]] constexpr std::uint64_t mask(role r) const noexcept { return masks[static_cast<unsigned>(r)]; }
     [[nodiscard]] constexpr std::uint64_t& mask(role r) noexcept { return masks[static_cast<unsigned>(r)]; }
@@ -352,13 +354,6 @@ struct layout {
     [[nodiscard]] constexpr std::uint64_t permission_mask() const noexcept
     {
         return mask(role::read) | mask(role::write) | mask(role::execute) | mask(role::user_execute) | mask(role::user);
-    }
-
-    constexpr void note(defect what, std::uint64_t where) noexcept
-    {
-        if (wrong != defect::none || where == 0) return;
-        wrong = what;
-        wrong_bits = where;
     }
 
 private:
@@ -403,6 +398,19 @@ template <class Description>
     return false;
 }
 
+/// A layout, and the first thing that is wrong with it.
+struct computed_layout : layout {
+    defect wrong = defect::none;
+    std::uint64_t wrong_bits = 0;
+
+    constexpr void note(defect what, std::uint64_t where) noexcept
+    {
+        if (wrong != defect::none || where == 0) return;
+        wrong = what;
+        wrong_bits = where;
+    }
+};
+
 /// Computes the layouts of a description under features, one entry at a time, and finds the
 /// places of its named fields.
 template <class Description>
@@ -426,9 +434,9 @@ public:
     /// The layout of an entry that the format has: every bit's role, from the rows and the
     /// features. Adds the entry to the named fields that it has. Also finds what is wrong with
     /// it, first fault first.
-    [[nodiscard]] constexpr layout compute(unsigned level, kind k, fields& named) const
+    [[nodiscard]] constexpr computed_layout compute(unsigned level, kind k, fields& named) const
     {
-        layout l;
+        computed_layout l;
         l.all = ones(shape_.entry_bits - 1, 0);
         std::uint64_t claimed = 0;
         row_list addresses;
@@ -481,7 +489,7 @@ private:
         }
     };
 
-    constexpr void name_field(layout& l, entry_field& named, field at, unsigned level, kind k) const
+    constexpr void name_field(computed_layout& l, entry_field& named, field at, unsigned level, kind k) const
     {
         if ((at.mask() & ~l.all) != 0) return;
         if (named.exists() && named.mask() != at.mask()) l.note(defect::name_in_two_places, named.mask() | at.mask());
@@ -490,8 +498,8 @@ private:
 
     /// The address rows: what other rows left of them, from where the page or table begins up to
     /// the physical width. Returns the bits of all of them.
-    constexpr std::uint64_t place_address(layout& l, std::uint64_t& claimed, const row_list& addresses, unsigned level,
-                                          kind k) const
+    constexpr std::uint64_t place_address(computed_layout& l, std::uint64_t& claimed, const row_list& addresses,
+                                          unsigned level, kind k) const
     {
         const unsigned begin = k == kind::table  ? shape_.table_shift(level - 1)
                                : k == kind::none ? 0
@@ -539,7 +547,7 @@ private:
     }
 
     /// Bits whose place is a feature take the role of the bits that they stand on.
-    constexpr void claim_by_feature(layout& l, std::uint64_t address_field, const row_list& placed) const
+    constexpr void claim_by_feature(computed_layout& l, std::uint64_t address_field, const row_list& placed) const
     {
         for (unsigned n = 0; n < placed.count; ++n) {
             const row_type& r = *placed.rows[n];

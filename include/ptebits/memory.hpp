@@ -134,9 +134,11 @@ template <class F>
 struct slot_type {
     using type = std::uint64_t;
 };
-template <constant_masks F>
+template <class F>
+    requires constant_masks<typename constants_of<F>::type>
 struct slot_type<F> {
-    using type = std::conditional_t<constant<F>->shape().entry_bits == 32, std::uint32_t, std::uint64_t>;
+    using type = std::conditional_t<constant<typename constants_of<F>::type>->shape().entry_bits == 32, std::uint32_t,
+                                    std::uint64_t>;
 };
 }  // namespace detail
 
@@ -151,7 +153,7 @@ PTEBITS_INLINE constexpr auto with_slots_of(const F& format, Memory&, Function c
     constexpr bool wide = has_slots<Memory, std::uint64_t>;
     constexpr bool narrow = has_slots<Memory, std::uint32_t>;
     static_assert(wide || narrow, "ptebits: memory must return a pointer to slots of 8 or 4 bytes");
-    if constexpr (constant_masks<F>) {
+    if constexpr (constant_masks<F> || partly_constant<F>) {
         using word = slot_type_of<F>;
         static_assert(has_slots<Memory, word>, "ptebits: memory has no slots as wide as this format's entries");
         return call(std::type_identity<word>{});

@@ -178,7 +178,11 @@ template <walk_root Root>
 template <entry_format F>
 [[nodiscard]] constexpr const auto& shared_format_of(const F& format) noexcept
 {
-    return *format.operator->();
+    if constexpr (partly_constant<F>) {
+        return format.at_run_time();
+    } else {
+        return *format.operator->();
+    }
 }
 template <entry_format F>
 using shared_format = std::remove_cvref_t<std::invoke_result_t<decltype(shared_format_of<F>), const F&>>;
@@ -204,7 +208,18 @@ public:
     {
         walk_result r;
         r.fault = admit(address, a, cpu);
-        if (r && !is_root(root, format_)) [[unlikely]]
+        if constexpr (std::is_void_v<constants>) {
+            if (r && has_plan(root)) [[likely]] {
+                footing on;
+                const walk_end ended = planned_walk(r, on, root, address);
+                if (ended == walk_end::absent) return r;
+                if (ended == walk_end::page && settle(r, on, address, a, cpu, update)) [[likely]]
+                    return r;
+                r = walk_on(r, ended, root, address, a, cpu, update);
+                return r;
+            }
+        }
+        if (r && !begins(root)) [[unlikely]]
             r.fault = fault_kind::not_a_root;
         if (!r) {
             clear_path(r, 0);
@@ -213,13 +228,13 @@ public:
         entries_seen seen;
         if constexpr (has_fast_walk) {
             footing on;
-            if (fast_walk<constant<F>->shape().levels>(r, on, seen, root, address)) [[likely]] {
+            if (fast_walk<fixed->shape().levels>(r, on, seen, root, address)) [[likely]] {
                 on.rights.know(sure_permission);
                 if (settle(r, on, address, a, cpu, update)) [[likely]]
                     return r;
                 seen = {};  // an entry changed after it was judged
             } else if (!seen.no_memory && !present(seen.entries[seen.count - 1], format_)) {
-                end_absent<constant<F>->shape().levels>(r, seen, root, address);
+                end_absent<fixed->shape().levels>(r, seen, root, address);
                 return r;
             }
         }
@@ -263,7 +278,7 @@ public:
                 return false;
             footing on;
             entries_seen seen;
-            if (!fast_walk<constant<F>->shape().levels>(r, on, seen, root, address)) [[unlikely]]
+            if (!fast_walk<fixed->shape().levels>(r, on, seen, root, address)) [[unlikely]]
                 return false;
             on.rights.know(sure_permission);
             r.allowed = on.rights.result(format_);
@@ -308,6 +323,29 @@ public:
 private:
     template <slot_word, walkable_format, class, slot_access>
     friend class table_walk;
+
+    /// What is constant of the format, if something is.
+    using constants = typename constants_of<F>::type;
+    static constexpr auto fixed = [] {
+        if constexpr (std::is_void_v<constants>) {
+            return nullptr;
+        } else {
+            return constants{};
+        }
+    }();
+
+    /// The format to ask about permissions, A and D.
+    [[nodiscard]] PTEBITS_INLINE constexpr const auto& rules() const noexcept { return rules_of(format_); }
+
+    /// Whether a walk may begin at this address.
+    [[nodiscard]] PTEBITS_INLINE constexpr bool begins(std::uint64_t root) const noexcept
+    {
+        if constexpr (has_fast_walk && partly_constant<F>) {
+            return (root & format_->plan().no_root) == 0;
+        } else {
+            return is_root(root, format_);
+        }
+    }
 
     /// What the access is judged by: the permissions of all entries, and the leaf.
     struct footing {
@@ -358,12 +396,16 @@ private:
         r.bits = leaf & l.mask(role::memory_type);
     }
 
-    /// Fills in where a walk ended, after so many entries.
-    PTEBITS_INLINE constexpr void end(walk_result& r, unsigned top, unsigned level, unsigned steps) const noexcept
+    /// Fills in where a walk ended, after so many entries; end() clears the path behind them, too.
+    PTEBITS_INLINE static constexpr void tell_end(walk_result& r, unsigned top, unsigned level, unsigned steps) noexcept
     {
         r.level = static_cast<std::uint16_t>(level);
         r.top_level = static_cast<std::uint16_t>(top);
         r.steps = static_cast<std::uint16_t>(steps);
+    }
+    PTEBITS_INLINE static constexpr void end(walk_result& r, unsigned top, unsigned level, unsigned steps) noexcept
+    {
+        tell_end(r, top, level, steps);
         clear_path(r, steps);
     }
 
@@ -380,15 +422,16 @@ private:
         if (steps < 6) r.path[5] = {};
     }
 
-    // ---- the fast path
+    // ---- the fast path by constants
 
     static constexpr bool has_fast_walk = [] {
-        if constexpr (constant_masks<F>) {
-            for (unsigned level = 1; level <= constant<F>->shape().levels; ++level) {
-                if (constant<F>->layout_at(level, kind::table).mask(role::next_level) != 0) return false;
+        if constexpr (partly_constant<F>) {
+            return fixed->plan().usable;
+        } else if constexpr (constant_masks<F>) {
+            for (unsigned level = 1; level <= fixed->shape().levels; ++level) {
+                if (fixed->layout_at(level, kind::table).mask(role::next_level) != 0) return false;
             }
-            return constant<F>->permissions_in_place() && dirty_modifier_of(F{}) == 0 &&
-                   constant<F>->shape().levels != 0;
+            return fixed->permissions_in_place() && dirty_modifier_of(fixed) == 0 && fixed->shape().levels != 0;
         } else {
             return false;
         }
@@ -397,34 +440,64 @@ private:
     static constexpr std::uint64_t sure_permission = [] {
         std::uint64_t all = ~std::uint64_t{0};
         if constexpr (has_fast_walk) {
-            for (unsigned level = 1; level <= constant<F>->shape().levels; ++level) {
-                all &= sure_permission_of(level, F{});
+            for (unsigned level = 1; level <= fixed->shape().levels; ++level) {
+                all &= sure_permission_of(level, fixed);
             }
         }
         return all;
     }();
 
+    /// The bits by which the regime may end a walk.
+    static constexpr std::uint64_t ending = [] {
+        if constexpr (has_fast_walk) {
+            if constexpr (requires { regime_of<F>::ends_by(fixed); }) return regime_of<F>::ends_by(fixed);
+        }
+        return std::uint64_t{0};
+    }();
+
     /// What passes goes on or ends as its kind says: not where the regime may end a walk by the entry.
     template <unsigned Level, kind Kind>
     static constexpr quick_test test_at = [] {
-        quick_test test = quick_test_of(Level, Kind, F{});
-        if constexpr (requires { regime_of<F>::ends_by(F{}); }) test.mask |= regime_of<F>::ends_by(F{});
+        quick_test test = quick_test_of(Level, Kind, fixed);
+        if constexpr (partly_constant<F>) {  // whose masks are those of its plan
+            const walk_level& at = fixed->plan().levels[Level - 1];
+            const bool planned = Kind == kind::table ? at.table_mask != 0 : at.leaf.low_bits != 0;
+            if (!planned) return quick_test{};
+        }
+        test.mask |= ending;
         return test;
     }();
 
     template <unsigned Level, kind Kind>
-    [[nodiscard]] PTEBITS_INLINE static constexpr bool passes(std::uint64_t entry) noexcept
+    [[nodiscard]] PTEBITS_INLINE constexpr bool passes(std::uint64_t entry) const noexcept
     {
-        constexpr quick_test test = test_at<Level, Kind>;
-        return test.passes(entry);
+        if constexpr (partly_constant<F>) {
+            quick_test test = test_at<Level, Kind>;
+            const walk_level& at = format_->plan().levels[Level - 1];
+            test.mask = (Kind == kind::table ? at.table_mask : at.leaf.mask) | ending;
+            return test.passes(entry);
+        } else {
+            constexpr quick_test test = test_at<Level, Kind>;
+            return test.passes(entry);
+        }
+    }
+
+    /// Address of the table that an entry refers to.
+    template <unsigned Level>
+    [[nodiscard]] PTEBITS_INLINE constexpr std::uint64_t table_in(std::uint64_t entry) const noexcept
+    {
+        if constexpr (partly_constant<F>) {
+            return (entry & format_->plan().address) << fixed->plan().address_shift;
+        } else {
+            return fixed->layout_at(Level, kind::table).address_in(entry);
+        }
     }
 
     template <unsigned Level, kind Kind>
     PTEBITS_INLINE static constexpr void add_rights(footing& on, std::uint64_t entry) noexcept
     {
-        constexpr std::uint64_t silent =
-            permission_fold::silent_in(constant<F>->layout_at(Level, Kind), constant<F>->layout_at(1, kind::leaf));
-        on.rights.add_in_place(entry, silent, constant<F>->layout_at(1, kind::leaf));
+        constexpr std::uint64_t silent = silent_in(fixed->layout_at(Level, Kind), fixed->layout_at(1, kind::leaf));
+        on.rights.add_in_place(entry, silent, fixed->layout_at(1, kind::leaf));
     }
 
     /// Goes down from the table of a level. Returns whether it came to a page; only then is
@@ -433,7 +506,7 @@ private:
     PTEBITS_INLINE constexpr bool fast_walk(walk_result& r, footing& on, entries_seen& seen, std::uint64_t table,
                                             std::uint64_t address)
     {
-        constexpr unsigned step = constant<F>->shape().levels - Level;
+        constexpr unsigned step = fixed->shape().levels - Level;
         Word entry_there;
         if (!read_slot(memory_, how_, slot_address(table, Level, address), entry_there)) [[unlikely]] {
             seen.no_memory = true;
@@ -444,7 +517,7 @@ private:
         seen.count = step + 1;
         if constexpr (Level > 1) {
             if (passes<Level, kind::table>(entry)) [[likely]] {
-                const std::uint64_t below = constant<F>->layout_at(Level, kind::table).address_in(entry);
+                const std::uint64_t below = table_in<Level>(entry);
                 if (!fast_walk<Level - 1>(r, on, seen, below, address)) [[unlikely]]
                     return false;
                 r.path[step] = {slot_address(table, Level, address), entry};
@@ -458,7 +531,7 @@ private:
         add_rights<Level, kind::leaf>(on, entry);
         on.leaf = entry;
         arrive(r, entry, Level, kind::leaf, address);
-        end(r, constant<F>->shape().levels, Level, step + 1);
+        end(r, fixed->shape().levels, Level, step + 1);
         return true;
     }
 
@@ -467,16 +540,86 @@ private:
     PTEBITS_INLINE constexpr void end_absent(walk_result& r, const entries_seen& seen, std::uint64_t table,
                                              std::uint64_t address) const noexcept
     {
-        constexpr unsigned step = constant<F>->shape().levels - Level;
+        constexpr unsigned step = fixed->shape().levels - Level;
         r.path[step] = {slot_address(table, Level, address), seen.entries[step]};
         if constexpr (Level > 1) {
             if (step + 1 < seen.count) {
-                const std::uint64_t below = constant<F>->layout_at(Level, kind::table).address_in(seen.entries[step]);
+                const std::uint64_t below = table_in<Level>(seen.entries[step]);
                 return end_absent<Level - 1>(r, seen, below, address);
             }
         }
         r.fault = fault_kind::not_present;
-        end(r, constant<F>->shape().levels, Level, step + 1);
+        end(r, fixed->shape().levels, Level, step + 1);
+    }
+
+    // ---- the fast path by a format known at run time
+
+    /// Where a walk by a plan ended: at an entry that passes no comparison, or where there is no memory, it goes on.
+    enum class walk_end : std::uint8_t { page, absent, unknown, no_memory };
+
+    /// Whether the format has a plan for walks from this root, which breaks no rule.
+    [[nodiscard]] PTEBITS_INLINE constexpr bool has_plan(std::uint64_t root) const noexcept
+    {
+        if constexpr (requires { regime_of<F>::ends_by(format_); }) {
+            if (regime_of<F>::ends_by(format_) != 0) [[unlikely]]
+                return false;
+        }
+        return format_->plan().usable && (root & format_->plan().no_root) == 0;
+    }
+
+    /// Goes down from the root by the format's plan. The result is filled in at a page and at an absent entry;
+    /// else only the entries of the path and how many they are.
+    PTEBITS_INLINE constexpr walk_end planned_walk(walk_result& r, footing& on, std::uint64_t root,
+                                                   std::uint64_t address)
+    {
+        const walk_plan& plan = format_->plan();
+        const layout& page = format_->layout_at(1, kind::leaf);
+        const unsigned top = format_->shape().levels;
+        const walk_level* at = plan.levels + (top - 1);
+        walk_step* next = r.path;
+        permission_fold rights;
+        std::uint64_t table = root;
+        unsigned level = top;
+        clear_path(r, 0);
+        for (;;) {
+            next->slot_address = table + (address >> at->slot_shift & at->slots);
+            Word entry_there;
+            if (!read_slot(memory_, how_, next->slot_address, entry_there)) [[unlikely]] {
+                r.steps = static_cast<std::uint16_t>(top - level);
+                return walk_end::no_memory;
+            }
+            const std::uint64_t entry = entry_there;
+            next->entry = entry;
+            if ((entry & at->table_mask) != at->table_value) [[unlikely]] {
+                tell_end(r, top, level, top - level + 1);
+                if (!at->leaf.passes(entry)) [[unlikely]] {
+                    if (present(entry, format_)) return walk_end::unknown;
+                    r.fault = fault_kind::not_present;
+                    return walk_end::absent;
+                }
+                rights.add_in_place(entry, 0, page);
+                on = {rights, entry};
+                arrive(r, entry, level, kind::leaf, address);
+                return walk_end::page;
+            }
+            rights.add_in_place(entry, at->silent, page);
+            table = (entry & plan.address) << plan.address_shift;
+            --at;
+            ++next;
+            --level;
+        }
+    }
+
+    /// Walks on by the slow path, from where a walk by a plan ended.
+    PTEBITS_NOINLINE constexpr walk_result walk_on(const walk_result& until, walk_end ended, std::uint64_t root,
+                                                   std::uint64_t address, const access& a, const controls& cpu,
+                                                   update_flags update)
+    {
+        entries_seen seen;
+        seen.no_memory = ended == walk_end::no_memory;
+        seen.count = ended == walk_end::page ? 0 : until.steps;  // else an entry changed after it was judged
+        for (unsigned n = 0; n < seen.count; ++n) seen.entries[n] = until.path[n].entry;
+        return shared().slow_walk({.table = root, .level = format_->shape().levels}, seen, address, a, cpu, update);
     }
 
     // ---- the slow path
@@ -571,7 +714,7 @@ private:
     PTEBITS_INLINE constexpr bool settle(walk_result& r, const footing& on, [[maybe_unused]] std::uint64_t address,
                                          const access& a, const controls& cpu, update_flags update)
     {
-        r.allowed = on.rights.result(format_);
+        r.allowed = on.rights.result(rules());
         if (fault_kind refused = judge(r, on.leaf, a, cpu); refused != fault_kind::none) {
             if constexpr (requires { regime_of<F>::on_refusal(r, refused, address, a, cpu, format_, memory_, how_); }) {
                 refused = regime_of<F>::on_refusal(r, refused, address, a, cpu, format_, memory_, how_);
@@ -586,10 +729,10 @@ private:
     PTEBITS_INLINE constexpr fault_kind judge(walk_result& r, std::uint64_t leaf, const access& a,
                                               const controls& cpu) const noexcept
     {
-        const layout& page = format_->layout_at(1, kind::leaf);
-        const bool by_fault = format_->accessed_by() == accessed_setter::fault;
+        const layout& page = rules()->layout_at(1, kind::leaf);
+        const bool by_fault = rules()->accessed_by() == accessed_setter::fault;
         if (by_fault && (leaf & page.mask(role::accessed)) != page.mask(role::accessed)) return fault_kind::access_flag;
-        if (!regime_of<F>::allows(r, leaf, a, cpu, format_)) return fault_kind::protection;
+        if (!regime_of<F>::allows(r, leaf, a, cpu, rules())) return fault_kind::protection;
         const std::uint64_t dirty_bit = a.writes() ? page.mask(role::dirty) : 0;
         return by_fault && (leaf & dirty_bit) != dirty_bit ? fault_kind::access_flag : fault_kind::none;
     }
@@ -598,7 +741,7 @@ private:
     [[nodiscard]] PTEBITS_INLINE constexpr std::uint64_t used(std::uint64_t entry, const layout& l,
                                                               bool written) const noexcept
     {
-        if (format_->accessed_by() == accessed_setter::hardware) entry |= l.mask(role::accessed);
+        if (rules()->accessed_by() == accessed_setter::hardware) entry |= l.mask(role::accessed);
         if (!written) return entry;
         return granted_by_hardware(entry | l.mask(role::dirty), l);
     }
@@ -606,8 +749,8 @@ private:
     /// Whether nothing is left to set, as after the first use of a page.
     [[nodiscard]] PTEBITS_INLINE constexpr bool flags_are_set(const footing& on, const access& a) const noexcept
     {
-        const layout& page = format_->layout_at(1, kind::leaf);
-        const bool by_hardware = format_->accessed_by() == accessed_setter::hardware;
+        const layout& page = rules()->layout_at(1, kind::leaf);
+        const bool by_hardware = rules()->accessed_by() == accessed_setter::hardware;
         return (!by_hardware || on.rights.all_have(page.mask(role::accessed))) &&
                used(on.leaf, page, a.writes()) == on.leaf;
     }
@@ -617,7 +760,7 @@ private:
                                                                update_flags update) const noexcept
     {
         const bool needed = update == update_flags::yes || updates_may_fault();
-        return needed && format_->accessed_by() != accessed_setter::fault && !flags_are_set(on, a);
+        return needed && rules()->accessed_by() != accessed_setter::fault && !flags_are_set(on, a);
     }
 
     /// Sets A and D in the entries of a walk, or with update_flags::no asks whether they could be set.

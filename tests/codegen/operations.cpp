@@ -29,6 +29,7 @@ constexpr auto shadow_cet = shadow<shadow_features{.shadow_stacks = true}>;
 using ept_at_run_time = runtime_format<ept_description>;
 using riscv_at_run_time = runtime_format<riscv_description>;
 using npt_at_run_time = runtime_format<npt_description>;
+using ept_at_boot = boot_format<ept_description, ept_features{.physical_bits = 46}>;
 
 extern "C" {
 
@@ -43,6 +44,9 @@ bool bit_age_constant_masks(std::uint64_t& s) { return age(s, start_up); }
 bool bit_age_masks(std::uint64_t& s, const masks& m) { return age(s, m); }
 bool bit_age_run_time_ept(std::uint64_t& s, const ept_at_run_time& f) { return age(s, f); }
 bool bit_age_run_time_npt(std::uint64_t& s, const npt_at_run_time& f) { return age(s, f); }
+bool bit_age_at_boot(std::uint64_t& s, const ept_at_boot& f) { return age(s, f); }
+bool bit_clear_dirty_at_boot(std::uint64_t& s, const ept_at_boot& f) { return clear_dirty(s, f); }
+bool bit_write_protect_at_boot(std::uint64_t& s, const ept_at_boot& f) { return write_protect(s, f); }
 bool bit_age_relaxed(std::uint64_t& s) { return age(s, ept_63, atomic_access<order::relaxed>{}); }
 
 bool bit_clear_0(std::uint64_t& s) { return test_and_clear(s, bit(0)); }

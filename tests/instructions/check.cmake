@@ -77,6 +77,25 @@ foreach(tree "" _shared)
 endforeach()
 count(made count_make_format)
 hold("make an EPT format" ${made} 25000)
+# Formats known at run time, and those of constants but for the width, which are known at boot. By the slow path a walk
+# takes three times as many or more.
+foreach(format x86 ept)
+  foreach(known at_run_time at_boot)
+    if(known STREQUAL "at_boot")
+      set(bound 280)
+    else()
+      set(bound 440)
+    endif()
+    count(page count_walk_${format}_${known} 0)
+    hold("${format} ${known}, walk to a page" ${page} ${bound})
+    foreach(level 1 2 3 4)
+      count(absent count_walk_${format}_${known} ${level})
+      hold("${format} ${known}, walk to an absent entry of level ${level}" ${absent} ${bound})
+    endforeach()
+  endforeach()
+endforeach()
+count(aged count_age_ept_at_boot)
+hold("age, ept at_boot" ${aged} 20)
 # The calls of operations.cpp, all in one run, each followed by a dump of what was counted until then. They are held
 # against counts.txt, which has a column for each compiler: at most a tenth more, and 3. A compiler without a column is
 # held against the highest count and half of it.

@@ -8,6 +8,8 @@
 
 #include <ptebits/ptebits.hpp>
 
+#include "at_run_time.hpp"
+
 using namespace ptebits;
 
 namespace {
@@ -132,6 +134,10 @@ int main(int count, char** arguments)
     // Where the walk ends, by the level of its last entry: 0 is the page.
     const unsigned level = count > 2 ? static_cast<unsigned>(arguments[2][0] - '0') : 0;
     const std::uint64_t address = level == 0 ? 0 : std::uint64_t{1} << (12 + 9 * (level - 1));
+    if (std::strstr(arguments[1], "_at_boot") != nullptr || is("count_walk_x86_at_run_time") ||
+        is("count_walk_ept_at_run_time")) {
+        return measure_at_run_time(arguments[1], level, address);
+    }
     if (is("count_walk_x86")) {
         fill(0x27, 0x67);
         count_walk_x86(address);

@@ -143,6 +143,16 @@ struct ept_description {
     };
     // clang-format on
 
+    /// What may be known at boot only.
+    static constexpr features at_boot(features constants, const features& given)
+    {
+        constants.physical_bits = given.physical_bits;
+        constants.key_id_bits = given.key_id_bits;
+        return constants;
+    }
+
+    static constexpr unsigned different_layouts = 5;  // of present entries, at most
+
     static constexpr dimensions shape_of(const features& f) { return {.levels = f.levels}; }
     static constexpr unsigned memory_bits(const features& f) { return f.memory_bits; }
     static constexpr bool break_before_resize(const features& f) { return f.break_before_resize; }

@@ -45,6 +45,14 @@ struct npt_description : shadow_description {
     }
     // clang-format on
 
+    /// What may be known at boot only.
+    static constexpr features at_boot(features constants, const features& given)
+    {
+        constants.physical_bits = given.physical_bits;
+        constants.encryption_bit = given.encryption_bit;
+        return constants;
+    }
+
     static constexpr dimensions shape_of(const shadow_features& f)
     {
         dimensions hosts = shadow_description::shape_of(f);

@@ -107,6 +107,18 @@ struct shadow_description {
     };
     // clang-format on
 
+    /// What may be known at boot only.
+    static constexpr features at_boot(features constants, const features& given)
+    {
+        constants.physical_bits = given.physical_bits;
+        constants.encryption_bit = given.encryption_bit;
+        constants.shared_bit = given.shared_bit;
+        constants.key_id_bits = given.key_id_bits;
+        return constants;
+    }
+
+    static constexpr unsigned different_layouts = 6;  // of present entries, at most
+
     static constexpr dimensions shape_of(const features& f)
     {
         if (f.levels == 2) return {.levels = 2, .entry_bits = 32, .index_bits = {10, 10}};
