@@ -90,14 +90,16 @@ struct table_place {
     std::uint64_t leaf = 0;        ///< of the host's, if it has paging_write_bits()
 };
 
+/// A callable of one pointer.
+template <class Memory>
+concept small_memory = std::is_trivially_copyable_v<Memory> && (sizeof(Memory) <= sizeof(void*)) &&
+                       (std::is_invocable_v<const Memory&, std::uint64_t> ||
+                        std::is_invocable_v<const Memory&, std::uint64_t, std::type_identity<std::uint64_t>>);
+
 /// Memory as functions take it that are not inlined: a callable of one pointer as a copy, so that it stays in a
 /// register.
 template <class Memory>
-using memory_argument =
-    std::conditional_t<std::is_trivially_copyable_v<Memory> && sizeof(Memory) <= sizeof(void*) &&
-                           (std::is_invocable_v<const Memory&, std::uint64_t> ||
-                            std::is_invocable_v<const Memory&, std::uint64_t, std::type_identity<std::uint64_t>>),
-                       std::remove_const_t<Memory>, Memory&>;
+using memory_argument = std::conditional_t<small_memory<Memory>, std::remove_const_t<Memory>, Memory&>;
 
 /// Translates the address of a slot that the guest's walk reads, where the host's fast path comes to a page, allows
 /// it and finds no A or D to set. Apart, since a nested walk does it for each level of the guest. Memory of handlers

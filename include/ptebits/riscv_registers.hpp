@@ -81,13 +81,11 @@ namespace detail {
     r.id = static_cast<std::uint16_t>(in.id.get(value));
     r.levels = levels_of_mode(mode, xlen);
     const bool too_wide = xlen == riscv_xlen::rv32 && value >> 32 != 0;
-    if (too_wide) {
-        r.error = atp_error::reserved;
-    } else if (mode == 0) {
+    if (mode == 0 && !too_wide) {
         r.error = rest == 0 ? atp_error::bare : atp_error::bare_bits;
-    } else if (r.levels == 0) {
+    } else if (r.levels == 0 && !too_wide) {
         r.error = atp_error::mode;
-    } else if ((value & in.reserved.mask()) != 0) {
+    } else if (too_wide || (value & in.reserved.mask()) != 0) {
         r.error = atp_error::reserved;
     } else {
         r.root = in.ppn.get(value) << 12;
