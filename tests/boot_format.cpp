@@ -57,7 +57,8 @@ void same_answers(const typename Boot::features_type& features)
         for (const word bits : {word{0x27}, word{0x67}, word{0x137}, word{0x337}, word{0xe7}, word{0}}) {
             for (unsigned level = 1; level <= 4; ++level) {
                 for (unsigned above = 0; above + level < 4; ++above)
-                    tables[std::size_t{above} * 512] = (above + 1) * 0x1000 | 0x107 | 0x20 * (boot->present_mask() == 1);
+                    tables[std::size_t{above} * 512] =
+                        (above + 1) * 0x1000 | 0x107 | 0x20 * (boot->present_mask() == 1);
                 tables[std::size_t{4 - level} * 512] = bits | word{1} << n;
                 const auto by_boot = walk(boot, 0, 0x123, {.user = true}, {}, memory, update_flags::no);
                 const auto by_other = walk(other, 0, 0x123, {.user = true}, {}, memory, update_flags::no);

@@ -192,7 +192,7 @@ arena random_stages(const Guest& guest, const Host& host, dice& d)
         if (!top && !d.one_in(8)) entry |= guest->accessed.mask() | guest->dirty.mask();
         put_entry(memory, at, entry, entry_bits);
     }
-    std::fill(memory.words().begin() + guest_pages * 512, memory.words().end(), 0);
+    std::fill(memory.words().begin() + std::ptrdiff_t{guest_pages} * 512, memory.words().end(), 0);
     const shape& s = host->shape();
     word table = memory.base() + guest_pages * page_bytes;
     for (unsigned level = s.levels; level > 1; --level, table += page_bytes) {

@@ -68,7 +68,7 @@ struct some_tables {
     };
     struct allocator {
         some_tables* of;
-        optional_address allocate(unsigned) const { return std::exchange(of->next, of->next + 0x1000); }
+        [[nodiscard]] optional_address allocate(unsigned) const { return std::exchange(of->next, of->next + 0x1000); }
         void release(word, unsigned) const {}
     };
     template <class Format>
@@ -76,7 +76,7 @@ struct some_tables {
     {
         return tree{format, word{0x4000}, slots{&memory}, allocator{this}};
     }
-    word get(word physical) const { return memory.get<word>(physical); }
+    [[nodiscard]] word get(word physical) const { return memory.get<word>(physical); }
 };
 
 }  // namespace

@@ -205,7 +205,7 @@ struct small_guest {
     template <class Above>
     std::uint64_t* leaf(std::uint64_t address, Above above)
     {
-        std::uint64_t* slot = &slots[0];
+        std::uint64_t* slot = slots.data();
         for (unsigned level = 3;; --level) {
             above(*slot);
             slot = (*this)((load(*slot) & 0xf'f000) | (address >> (12 + 9 * (level - 1)) & 0x1ff) * 8);

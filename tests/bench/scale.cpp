@@ -258,7 +258,7 @@ void measure_guest(word gib, unsigned page_level, const options& wanted, progres
     guest<Format> g(gib << 30, page_level);
     const unsigned rounds = wanted.rounds != 0 ? wanted.rounds : gib >= 64 ? 5 : gib >= 16 ? 9 : 21;
     const word last_table = g.pages() / slots_a_table - 1;
-    const double bytes = static_cast<double>(g.tables() * table_bytes);
+    const auto bytes = static_cast<double>(g.tables() * table_bytes);
     std::mt19937_64 random{1};
     for (const pattern how : {pattern::scattered, pattern::clustered}) {
         for (const double share : shares) {
@@ -399,7 +399,7 @@ void measure_threads(const options& wanted, progress& shown)
     counts.push_back(wanted.threads);
     for (const word mib : {word{256}, word{2} << 10, word{64} << 10}) {
         guest<nested> g(mib << 20, 1);
-        const double bytes = static_cast<double>(g.tables() * table_bytes);
+        const auto bytes = static_cast<double>(g.tables() * table_bytes);
         const unsigned rounds = wanted.rounds != 0 ? wanted.rounds : mib > 2048 ? 15 : 101;
         for (const double share : {0.0, 0.01, 0.1, 1.0}) {
             // Where nothing changes, many passes at once.

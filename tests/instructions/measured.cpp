@@ -36,7 +36,8 @@ constexpr auto nested = npt<npt_features{.physical_bits = 46}>;
 void fill_host(std::uint64_t table_bits, std::uint64_t leaf_bits)
 {
     for (std::size_t n = 5; n < 8; ++n) tables_of_test[n * 512] = (n + 1) * 0x1000 | table_bits;
-    for (std::size_t page = 0; page < 16; ++page) tables_of_test[8 * 512 + page] = page * 0x1000 | leaf_bits;
+    for (std::size_t page = 0; page < 16; ++page)
+        tables_of_test[std::size_t{8} * 512 + page] = page * 0x1000 | leaf_bits;
 }
 
 walk_result reached;
