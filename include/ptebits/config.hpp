@@ -28,6 +28,13 @@
 #define PTEBITS_NOINLINE
 #endif
 
+// A member in whose padding the next may lie. Targets of Microsoft's ABI have no such.
+#if __has_cpp_attribute(no_unique_address)
+#define PTEBITS_NO_UNIQUE_ADDRESS [[no_unique_address]]
+#else
+#define PTEBITS_NO_UNIQUE_ADDRESS
+#endif
+
 namespace ptebits {
 
 // 8 bytes at once would take a lock elsewhere.

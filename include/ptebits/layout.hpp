@@ -300,7 +300,7 @@ enum class defect : std::uint8_t {
 
 /// Address bits `holds` and up stand at `at`.
 struct address_piece {
-    [[no_unique_address]] field at;  // so that `holds` lies in its padding
+    PTEBITS_NO_UNIQUE_ADDRESS field at;  // so that `holds` lies in its padding
     unsigned holds = 0;
 
     [[nodiscard]] constexpr bool operator==(const address_piece&) const = default;

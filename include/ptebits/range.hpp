@@ -116,7 +116,7 @@ template <slot_word Word, entry_format F>
 }
 
 /// The slots of a block in `look_at` that are entries of runs, and the others of their runs: hardware sets A and D in
-/// any of them for all. Precondition: no run reaches over the block.
+/// any of them for all. Of a run that is larger than the block, those in it.
 template <slot_word Word, entry_format F, slot_access Access>
 [[nodiscard]] constexpr std::uint64_t runs_in_block(const Word* slots, std::uint64_t look_at, const F& format,
                                                     Access access)
@@ -125,7 +125,8 @@ template <slot_word Word, entry_format F, slot_access Access>
     for (; look_at != 0; look_at &= look_at - 1) {
         const auto n = static_cast<unsigned>(std::countr_zero(look_at));
         if ((found >> n & 1) != 0) continue;
-        for (slot_run run = run_around(n, access.load(slots[n]), 1, format); !run.empty(); ++run.next) {
+        for (slot_run run = run_around(n, access.load(slots[n]), 1, format); !run.empty() && run.next < 64;
+             ++run.next) {
             if (!run_around(run.next, access.load(slots[run.next]), 1, format).empty()) {
                 found |= std::uint64_t{1} << run.next;
             }
