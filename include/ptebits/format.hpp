@@ -763,9 +763,7 @@ template <partly_constant F>
 struct constants_of<F> {
     using type = typename F::constants_type;
 };
-}  // namespace detail
 
-namespace detail {
 /// The format to ask about permissions, A and D: of a boot_format its constants.
 template <class F>
 [[nodiscard]] PTEBITS_INLINE constexpr const auto& rules_of(const F& format) noexcept

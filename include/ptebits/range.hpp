@@ -98,25 +98,16 @@ struct range_counts {
 
 namespace detail {
 
-/// The first slot of the run of an entry, and how many it has; none of an entry that is not one of a run, or of one
-/// whose size is coded in it, which stands for itself.
+/// Whether an entry of level 1 is one of a run. One whose size is coded in it stands for itself.
 template <slot_word Word, entry_format F>
-[[nodiscard]] constexpr slot_run run_around(std::uint64_t index, Word entry, unsigned level, const F& format) noexcept
+[[nodiscard]] constexpr bool is_in_run(Word entry, const F& format) noexcept
 {
-    slot_run run;
-    run.next = 1;
-    if (kind_of(entry, level, format) != kind::run || format->layout_at(level, kind::run).sized ||
-        !translates(entry, format, level)) {
-        return run;
-    }
-    const std::uint64_t inside = ones(format->shape().run_bits[level - 1] - 1U, 0);
-    run.next = index & ~inside;
-    run.last = index | inside;
-    return run;
+    return kind_of(entry, 1, format) == kind::run && !format->layout_at(1, kind::run).sized &&
+           translates(entry, format, 1);
 }
 
 /// The slots of a block in `look_at` that are entries of runs, and the others of their runs: hardware sets A and D in
-/// any of them for all. Of a run that is larger than the block, those in it.
+/// any of them for all. Precondition: no run is larger than a block.
 template <slot_word Word, entry_format F, slot_access Access>
 [[nodiscard]] constexpr std::uint64_t runs_in_block(const Word* slots, std::uint64_t look_at, const F& format,
                                                     Access access)
@@ -125,11 +116,10 @@ template <slot_word Word, entry_format F, slot_access Access>
     for (; look_at != 0; look_at &= look_at - 1) {
         const auto n = static_cast<unsigned>(std::countr_zero(look_at));
         if ((found >> n & 1) != 0) continue;
-        for (slot_run run = run_around(n, access.load(slots[n]), 1, format); !run.empty() && run.next < 64;
-             ++run.next) {
-            if (!run_around(run.next, access.load(slots[run.next]), 1, format).empty()) {
-                found |= std::uint64_t{1} << run.next;
-            }
+        if (!is_in_run(access.load(slots[n]), format)) continue;
+        const unsigned inside = (1U << format->shape().run_bits[0]) - 1;
+        for (unsigned other = n & ~inside; other <= (n | inside); ++other) {
+            if (is_in_run(access.load(slots[other]), format)) found |= std::uint64_t{1} << other;
         }
     }
     return found;
@@ -183,7 +173,10 @@ constexpr range_counts clear_in_range(const Operation& clear, const F& format, s
             const std::uint64_t look_at = ones(static_cast<unsigned>(last), static_cast<unsigned>(here.next - block));
             const std::uint64_t count = slots - block < block_slots ? slots - block : block_slots;
             std::uint64_t in_runs = 0;
-            if (format->exists(1, kind::run)) in_runs = runs_in_block(here.slots + block, look_at, format, access);
+            // Entries of a run that is larger (128, in Arm's 16-Kbyte granule) are taken one by one.
+            if (format->exists(1, kind::run) && std::uint64_t{1} << t.run_bits[0] <= block_slots) {
+                in_runs = runs_in_block(here.slots + block, look_at, format, access);
+            }
             std::uint64_t done = clear_in_block(here.slots + block, count, look_at | in_runs, clear, access, level);
             here.next = block + last + 1;
             while (done != 0) {
@@ -261,9 +254,9 @@ template <entry_format F, unsigned S>
 /// entries that break no rule; guarantees, precondition and order of each leaf: age().
 ///
 /// Addresses are reported in order, a large page or a run of level 1 once and from its beginning: of a run all entries
-/// are aged, also those outside the range, since hardware sets A in any of them for all. Tables may
-/// share tables, or contain themselves: a page is reported for each way to it, and only the range
-/// and the number of levels bound the time.
+/// are aged, also those outside the range, since hardware sets A in any of them for all. Entries of runs of another
+/// level, or of more than 64 entries, are pages of their own. Tables may share tables, or contain themselves: a page is
+/// reported for each way to it, and only the range and the number of levels bound the time.
 template <class By, class Memory, class Report, slot_access Access = atomic_access<>>
     requires requires(const By& by) { detail::format_of(by); }
 constexpr range_counts age_range(const By& by, std::uint64_t root, range_part range, Memory&& memory, Report&& report,

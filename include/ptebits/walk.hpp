@@ -190,10 +190,10 @@ using shared_format = std::remove_cvref_t<std::invoke_result_t<decltype(shared_f
 /// One walk over tables whose entries have the size of Word. Kept apart from walk() so
 /// that the size is known where memory is reached.
 ///
-/// Fast path: where the format is one of constants, each entry is compared once with constants,
-/// nothing but the entries is kept, and all of it is inlined by force, so that compilers leave
-/// out what the caller does not look at. From the first entry that passes neither as a table or
-/// page nor as absent, and for formats known at run time, the slow path asks all questions.
+/// Fast path: each entry is compared once. By a format of constants nothing but the entries is kept, and all of it
+/// is inlined by force, so that compilers leave out what the caller does not look at. A format known at run time has a
+/// plan for a loop. From the first entry that passes neither as a table or page nor as absent the slow path asks all
+/// questions.
 template <slot_word Word, walkable_format F, class Memory, slot_access Access>
 class table_walk {
 public:
@@ -281,7 +281,7 @@ public:
             if (!fast_walk<fixed->shape().levels>(r, on, seen, root, address)) [[unlikely]]
                 return false;
             on.rights.know(sure_permission);
-            r.allowed = on.rights.result(format_);
+            r.allowed = on.rights.result(rules());
             return judge(r, on.leaf, a, cpu) == fault_kind::none && !must_set_flags(on, a, update);
         } else {
             return false;

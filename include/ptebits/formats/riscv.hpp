@@ -40,6 +40,7 @@ struct riscv_description {
     using when = condition<features>;
     using regime = riscv_paging;
     static constexpr unsigned narrowest_physical = 56, widest_physical = 56;
+    static constexpr unsigned different_layouts = 7;  // of present entries, at most
     static constexpr when pbmt{"Svpbmt", &features::svpbmt};
     static constexpr when rsw{"Svrsw60t59b", &features::svrsw60t59b};
     static constexpr when one_stage{"not in the G-stage", &features::global_pages};
