@@ -383,19 +383,19 @@ TEST_CASE("entries of a run that is larger than 64 slots are aged one by one")
 {
     constexpr auto arm = wider::stage1<wider::stage1_features{.granule = 14, .input_bits = 36}>;
     static_assert(arm->shape().levels == 2 && arm->shape().run_bits[0] == 7);
-    static word tables[2 * 2048];
-    tables[0] = encode(kind::table, 2, 0x4000, {}, arm).entry;
+    static word slots[2 * 2048];
+    slots[0] = encode(kind::table, 2, 0x4000, {}, arm).entry;
     const encoded first = encode(kind::run, 1, 0, {.execute = false, .user_execute = true}, arm);
     REQUIRE(first);
     for (word n = 0; n < 128; ++n) {
-        tables[2048 + n] = first.entry | n << 14 | (n == 3 || n == 100 ? arm->accessed.mask() : 0);
+        slots[2048 + n] = first.entry | n << 14 | (n == 3 || n == 100 ? arm->accessed.mask() : 0);
     }
     std::vector<page> got;
     age_range(
-        arm, 0, range_part(0, 0x1f'ffff), [](word physical) { return tables + physical / 8; },
+        arm, 0, range_part(0, 0x1f'ffff), [](word physical) { return slots + physical / 8; },
         [&](word address, word size) { got.push_back({address, size}); });
     CHECK(got == std::vector<page>{{word{3} << 14, 0x4000}, {word{100} << 14, 0x4000}});
-    CHECK(tables[2048 + 3] == (first.entry | word{3} << 14));
+    CHECK(slots[2048 + 3] == (first.entry | word{3} << 14));
 }
 
 TEST_CASE("a page over the end of a part belongs to the part that it begins in, or to the first")

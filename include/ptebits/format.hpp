@@ -750,19 +750,21 @@ template <class F>
 concept partly_constant = requires { typename F::constants_type; };
 
 namespace detail {
-/// What is constant of a format: the format itself, or the constants of a boot_format; else void.
 template <class F>
-struct constants_of {
-    using type = void;
-};
-template <constant_masks F>
-struct constants_of<F> {
-    using type = F;
-};
-template <partly_constant F>
-struct constants_of<F> {
-    using type = typename F::constants_type;
-};
+consteval auto find_constants()
+{
+    if constexpr (partly_constant<F>) {
+        return std::type_identity<typename F::constants_type>{};
+    } else if constexpr (constant_masks<F>) {
+        return std::type_identity<F>{};
+    } else {
+        return std::type_identity<void>{};
+    }
+}
+/// What is constant of a format: the format itself, or the constants of a boot_format; else void. Not a class with
+/// constrained specializations: now and then GCC 12 took none of them where one fitted.
+template <class F>
+using constants_of = typename decltype(find_constants<F>())::type;
 
 /// The format to ask about permissions, A and D: of a boot_format its constants.
 template <class F>

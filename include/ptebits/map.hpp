@@ -75,17 +75,16 @@ namespace detail {
 
 /// Whether it is known at compile time that entries for tables, which permit all, can be encoded.
 template <class F>
-[[nodiscard]] constexpr bool tables_are_encodable() noexcept
-{
-    for (unsigned level = 2; level <= constant<F>->shape().levels; ++level) {
-        if (!ptebits::encode(kind::table, level, 0, permissions{}, constant<F>)) return false;
+inline constexpr bool always_has_tables = [] {
+    if constexpr (constant_masks<F>) {
+        for (unsigned level = 2; level <= constant<F>->shape().levels; ++level) {
+            if (!ptebits::encode(kind::table, level, 0, permissions{}, constant<F>)) return false;
+        }
+        return true;
+    } else {
+        return false;
     }
-    return true;
-}
-template <class F>
-inline constexpr bool always_has_tables = false;
-template <constant_masks F>
-inline constexpr bool always_has_tables<F> = tables_are_encodable<F>();
+}();
 
 /// Whether entries of a layout hold an address, but for what is inside a page.
 [[nodiscard]] PTEBITS_INLINE constexpr bool holds_page_of(const layout& l, std::uint64_t physical) noexcept

@@ -130,21 +130,21 @@ constexpr void prefetch_slot([[maybe_unused]] Memory& memory, [[maybe_unused]] s
 }  // namespace detail
 
 namespace detail {
+/// Whether a format's entries have 32 bits, and that is known at compile time.
 template <class F>
-struct slot_type {
-    using type = std::uint64_t;
-};
-template <class F>
-    requires constant_masks<typename constants_of<F>::type>
-struct slot_type<F> {
-    using type = std::conditional_t<constant<typename constants_of<F>::type>->shape().entry_bits == 32, std::uint32_t,
-                                    std::uint64_t>;
-};
+[[nodiscard]] consteval bool surely_32_bits()
+{
+    if constexpr (std::is_void_v<constants_of<F>>) {
+        return false;
+    } else {
+        return constant<constants_of<F>>->shape().entry_bits == 32;
+    }
+}
 }  // namespace detail
 
 /// The type of a format's slots; std::uint64_t where features are known at run time only.
 template <entry_format F>
-using slot_type_of = typename detail::slot_type<F>::type;
+using slot_type_of = std::conditional_t<detail::surely_32_bits<F>(), std::uint32_t, std::uint64_t>;
 
 /// Calls a function with the slot type of a format's entries. Precondition: memory has such slots.
 template <entry_format F, class Memory, class Function>

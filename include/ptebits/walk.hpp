@@ -325,7 +325,7 @@ private:
     friend class table_walk;
 
     /// What is constant of the format, if something is.
-    using constants = typename constants_of<F>::type;
+    using constants = constants_of<F>;
     static constexpr auto fixed = [] {
         if constexpr (std::is_void_v<constants>) {
             return nullptr;
