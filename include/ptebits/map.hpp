@@ -75,7 +75,8 @@ namespace detail {
 
 /// Whether it is known at compile time that entries for tables, which permit all, can be encoded.
 template <class F>
-inline constexpr bool always_has_tables = [] {
+[[nodiscard]] constexpr bool always_has_tables() noexcept
+{
     if constexpr (constant_masks<F>) {
         for (unsigned level = 2; level <= constant<F>->shape().levels; ++level) {
             if (!ptebits::encode(kind::table, level, 0, permissions{}, constant<F>)) return false;
@@ -84,7 +85,7 @@ inline constexpr bool always_has_tables = [] {
     } else {
         return false;
     }
-}();
+}
 
 /// Whether entries of a layout hold an address, but for what is inside a page.
 [[nodiscard]] PTEBITS_INLINE constexpr bool holds_page_of(const layout& l, std::uint64_t physical) noexcept
@@ -205,7 +206,7 @@ public:
                                forms_of(this->format(), options_.page_sizes).count() != 0;
             return this->fail(small ? tree_end::misaligned : tree_end::not_encodable, 0);
         }
-        if (!always_has_tables<typename editor::format_type> || options_.ceiling != permissions{}) {
+        if (!always_has_tables<typename editor::format_type>() || options_.ceiling != permissions{}) {
             for (unsigned level = 2; level <= s.levels; ++level) {
                 const encoded e = this->table_entry(level, 0, level == s.levels ? options_.ceiling : permissions{});
                 if (e) continue;
@@ -659,7 +660,7 @@ template <class Tree>
                                                                       flush_list& list, const map_options& options)
 {
     using format = typename Tree::format_type;
-    if constexpr (always_has_tables<format>) {
+    if constexpr (always_has_tables<format>()) {
         using word = slot_type_of<format>;
         constexpr std::uint64_t sizes = sizes_of(constant<format>);
         const layout& l = constant<format>->layout_at(1, kind::leaf);
