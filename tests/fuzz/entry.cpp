@@ -295,6 +295,16 @@ void try_merge(const Format& format, std::uint64_t leaf, unsigned level, std::ui
                 above_grants = above_grants && !left_open;
             }
         }
+        // Writes that need no write permission of the page go by that of the entries above.
+        if constexpr (requires { format->paging_write; }) {
+            const std::uint64_t otherwise =
+                format->paging_write.mask() | format->supervisor_shadow_stack.mask() | format->sub_page_write.mask();
+            const bool by_those_above = (parts[0] & otherwise) != 0;
+            above_grants = above_grants && (!by_those_above || (above & format->write.mask()) != 0);
+        }
+        // HLAT paging ends at an entry with restart, so that the leaves below are not its.
+        if constexpr (requires { format->restart; })
+            above_grants = above_grants && (above & format->restart.mask()) == 0;
         const layout& l = format->layout_at(level, kind::leaf);
         const std::uint64_t flags = l.mask(role::accessed) | l.mask(role::dirty);
         if (!whole) {
