@@ -2,10 +2,12 @@
 // Trees that one thread changes: random operations beside a model, and each edge case by name.
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <cstdlib>
 #include <functional>
 #include <ptebits/ptebits.hpp>
+#include <random>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -508,6 +510,113 @@ TEST_CASE("protect: a mix, the same, and none that the format grants")
     CHECK(b.protect(2 * mebi, 3 * mebi - 1, read_only).end == tree_end::inside_page);
     CHECK(b.protect(2 * mebi, 3 * mebi - 1, read_only, {.ends = range_end::split}).pages == 256);
     CHECK(b.ends_well());
+}
+
+namespace {
+
+/// What protect() did with a tree: at once, or a slot at a time, which goes another way.
+template <class Format>
+struct protected_range {
+    explicit protected_range(const Format& f) : pages_of(f) {}
+
+    void run(word first, word last, const permissions& rights, word limit)
+    {
+        const auto note = [this](const taken_page& r) {
+            for (const word part : {r.address, r.entry, word{r.level}, word{r.page_shift}, static_cast<word>(r.is)}) {
+                told.push_back(part);
+            }
+        };
+        for (word from = 0;;) {
+            const tree_result r =
+                protect(pages_of.t, {first, last}, rights, list, {.limit = limit, .from = from}, note);
+            pages += r.pages;
+            bytes += r.bytes;
+            end = r.end;
+            if (r.end != tree_end::limit) break;
+            REQUIRE(r.next > from);
+            from = r.next;
+        }
+    }
+
+    bare<Format> pages_of;
+    flush_list_of<2000, 1> list;
+    std::vector<word> told;
+    word pages = 0;
+    word bytes = 0;
+    tree_end end = tree_end::done;
+};
+
+constexpr permissions usual[] = {{}, read_only, {.execute = false}, {.write = false, .execute = false}};
+
+template <class Format>
+void protect_in_both_ways(const Format& format, const permissions (&rights)[4] = usual)
+{
+    std::mt19937_64 random(7);  // NOLINT: the same in each run
+    const layout& l = format->layout_at(1, kind::leaf);
+    const word flags = l.mask(role::accessed) | l.mask(role::dirty) | l.mask(role::dirty_modifier);
+    word stretches = 0;
+    for (unsigned round = 0; round < 40; ++round) {
+        CAPTURE(round);
+        protected_range at_once(format);
+        protected_range one_by_one(format);
+        for (protected_range<Format>* const p : {&at_once, &one_by_one}) {
+            REQUIRE(p->pages_of.map(0, 4 * mebi - 1, 64 * mebi, {.page_sizes = sizes(4 * kibi)}, rights[0]));
+            REQUIRE(p->pages_of.map(4 * mebi, 12 * mebi - 1, 68 * mebi, {}, rights[0]));
+        }
+        word entry = 0;
+        for (word address = 0; address < 4 * mebi; address += 4 * kibi) {
+            // Most are like the one before.
+            const word chance = random() % 64;
+            if (chance == 0) entry = encode(kind::leaf, 1, 0, rights[random() % 4], format).entry;
+            if (chance == 1) entry = random() & flags;
+            const word also = (chance < 60 ? 0 : random()) & flags;
+            for (protected_range<Format>* const p : {&at_once, &one_by_one}) {
+                word& slot = p->pages_of.slot(address, 1);
+                if (entry != 0) slot = (entry & ~l.mask(role::address)) | (slot & l.mask(role::address));
+                slot ^= also;
+                if (chance == 2) slot = format->empty();
+                if (chance == 3) slot ^= word{1} << (address >> 12) % 64;
+            }
+        }
+        const word first = random() % 512 * (4 * kibi);
+        const word last = round % 2 == 0 ? first + random() % 511 * (4 * kibi) + 4 * kibi - 1 : 12 * mebi - 1;
+        const permissions& wanted = rights[random() % 4];
+        at_once.run(first, last, wanted, ~word{0});
+        one_by_one.run(first, last, wanted, 1);
+        CHECK(at_once.end == one_by_one.end);
+        CHECK(at_once.pages == one_by_one.pages);
+        CHECK(at_once.bytes == one_by_one.bytes);
+        CHECK(at_once.told == one_by_one.told);
+        CHECK(std::equal(at_once.list.begin(), at_once.list.end(), one_by_one.list.begin(), one_by_one.list.end()));
+        stretches += at_once.list.item_count();
+        bool alike = true;
+        for (word address = 0; address < 4 * mebi; address += 4 * kibi) {
+            alike = alike && at_once.pages_of.slot(address, 1) == one_by_one.pages_of.slot(address, 1);
+        }
+        for (word address = 4 * mebi; address < 12 * mebi; address += 2 * mebi) {
+            alike = alike && at_once.pages_of.slot(address, 2) == one_by_one.pages_of.slot(address, 2);
+        }
+        CHECK(alike);
+    }
+    CHECK(stretches > 40);
+}
+
+}  // namespace
+
+TEST_CASE("protect changes many pages as it changes one")
+{
+    protect_in_both_ways(ept<ept_features{}>);
+    protect_in_both_ways(ept<ept_features{.accessed_dirty = false}>);
+    protect_in_both_ways(format_for(ept_features{}));
+    protect_in_both_ways(long_mode);
+    protect_in_both_ways(shadow<shadow_features{.shadow_stacks = true}>);
+    protect_in_both_ways(format_for(shadow_features{.shadow_stacks = true}));
+    protect_in_both_ways(format_for(riscv_features{.svnapot = true}));
+    constexpr permissions of_arm[] = {{.execute = false},
+                                      {.write = false, .execute = false},
+                                      {.write = false, .execute = false, .user = false},
+                                      {.execute = false, .user_execute = false}};
+    protect_in_both_ways(format_for(wider::stage1_features{}), of_arm);
 }
 
 TEST_CASE("pages are merged only where all mean the same together")

@@ -542,6 +542,18 @@ struct permission_table {
 template <class F>
 inline constexpr permission_table<F> permission_table_of{};
 
+/// permission_bits(), from a table where the format is constant.
+template <class F>
+[[nodiscard]] PTEBITS_INLINE constexpr std::uint64_t bits_granting(kind k, unsigned level, const permissions& grant,
+                                                                   const F& format) noexcept
+{
+    if constexpr (constant_masks<F>) {
+        return permission_table_of<F>.of(k, level, grant);
+    } else {
+        return permission_bits(k, level, grant, format);
+    }
+}
+
 }  // namespace detail
 
 /// The entry of a kind and level that holds a physical address (bytes), grants these
@@ -562,16 +574,10 @@ template <entry_format F>
         return {0, encode_error::address_too_wide};
     entry |= l.value;
     if (const field next{l.mask(role::next_level)}; next.exists()) entry |= next(level - 1);
-    if constexpr (constant_masks<F>) {
-        const std::uint64_t bits = detail::permission_table_of<F>.of(k, level, grant);
-        if (bits == detail::not_offered) [[unlikely]]
-            return {0, encode_error::permission_not_offered};
-        entry |= bits;
-    } else {
-        const std::uint64_t bits = detail::permission_bits(k, level, grant, format);
-        if (bits == detail::not_offered) return {0, encode_error::permission_not_offered};
-        entry |= bits;
-    }
+    const std::uint64_t bits = detail::bits_granting(k, level, grant, format);
+    if (bits == detail::not_offered) [[unlikely]]
+        return {0, encode_error::permission_not_offered};
+    entry |= bits;
     if (also == 0) return {entry, encode_error::none};
     if (!also.in().contains(level, k)) return {0, encode_error::no_such_field};
     std::uint64_t given = l.permission_mask() | l.mask(role::fixed) | l.mask(role::address);

@@ -105,37 +105,6 @@ template <class F>
     return most > 63 ? ~std::uint64_t{0} : ones(most, 0);
 }
 
-/// The entries of leaves of one size, one after the other.
-class leaves_in_order {
-public:
-    PTEBITS_INLINE constexpr leaves_in_order(std::uint64_t plain, std::uint64_t physical, unsigned shift,
-                                             const layout& l) noexcept
-        : layout_(l), plain_(plain), physical_(physical), size_(std::uint64_t{1} << shift)
-    {
-        entry_ = plain_ | l.address_bits(physical);
-        // An address in one piece grows with the entry.
-        if (!l.pieces[1].at.exists()) step_ = l.address_bits(size_);
-    }
-    [[nodiscard]] constexpr std::uint64_t entry() const noexcept { return entry_; }
-    PTEBITS_INLINE constexpr void next() noexcept
-    {
-        if (step_ != 0) [[likely]] {
-            entry_ += step_;
-        } else {
-            physical_ += size_;
-            entry_ = plain_ | layout_.address_bits(physical_);
-        }
-    }
-
-private:
-    const layout& layout_;
-    std::uint64_t plain_;
-    std::uint64_t physical_;
-    std::uint64_t size_;
-    std::uint64_t entry_ = 0;
-    std::uint64_t step_ = 0;  ///< what is added to an entry for the next one; 0: none can be
-};
-
 /// Puts leaves into slots as far as these are empty. Returns how many; `seen` is what the next slot has.
 template <slot_word Word, class Tree>
 [[nodiscard]] PTEBITS_INLINE constexpr std::uint64_t fill_empty(tree_editor<Word, Tree>& edit, Word* slots,

@@ -12,6 +12,130 @@
 namespace ptebits {
 namespace detail {
 
+/// What protect() makes of the entries of a kind and level.
+struct entry_change {
+    std::uint64_t clear = 0;
+    std::uint64_t set = 0;
+    std::uint64_t dirty_modifier = 0;  // where set, what `kept` has stays
+    std::uint64_t kept = 0;
+
+    [[nodiscard]] PTEBITS_INLINE constexpr std::uint64_t of(std::uint64_t entry) const noexcept
+    {
+        const std::uint64_t wanted = (entry & ~clear) | set;
+        return (entry & dirty_modifier) == 0 ? wanted : (wanted & ~kept) | (entry & kept);
+    }
+};
+
+/// What protect() makes of all entries.
+template <entry_format F>
+class rights_change {
+public:
+    constexpr rights_change(const permissions& grant, const F& format) noexcept : grant_(grant), format_(format) {}
+
+    /// Whether the format can grant just this in every page that it has.
+    [[nodiscard]] constexpr bool encodable() const noexcept
+    {
+        for (unsigned level = 1; level <= format_->shape().levels; ++level) {
+            for (const kind k : {kind::leaf, kind::run}) {
+                if (format_->exists(level, k) && bits_granting(k, level, grant_, format_) == not_offered) return false;
+            }
+        }
+        return true;
+    }
+    /// Precondition: encodable(); entries of the kind exist at the level.
+    [[nodiscard]] PTEBITS_INLINE constexpr entry_change at(unsigned level, kind k) const noexcept
+    {
+        const layout& l = format_->layout_at(level, k);
+        const std::uint64_t granted = bits_granting(k, level, grant_, format_);
+        // A clean page that hardware makes writable stays one.
+        if (grant_.write) return {l.permission_mask(), granted, l.mask(role::dirty_modifier), l.mask(role::write)};
+        const std::uint64_t writes = format_->revocable_writes();
+        return {l.permission_mask() | writes, granted & ~writes, 0, 0};
+    }
+
+private:
+    permissions grant_;
+    const F& format_;
+};
+
+/// Slots of a table that an operation passed.
+struct passed_slots {
+    std::uint64_t count = 0;
+    std::uint64_t changed = 0;
+    std::uint64_t changed_first = 0;
+    std::uint64_t changed_last = 0;
+};
+
+/// Changes the rights of leaves of a level that follow each other, and appends to the list what is due for them. Stops
+/// before anything else, and where the list has no room.
+template <slot_word Word, class Tree, class Report>
+[[nodiscard]] PTEBITS_INLINE constexpr passed_slots change_leaves(tree_editor<Word, Tree>& edit, Word* slots,
+                                                                  std::uint64_t count, std::uint64_t offset,
+                                                                  unsigned level, entry_change change, Report& report)
+{
+    const auto& format = edit.format();
+    const shape& s = edit.dimensions();
+    const unsigned shift = s.page_shift(level);
+    const std::uint64_t free = format->layout_at(level, kind::leaf).mask(role::address) | free_flags_of(level, format);
+    passed_slots passed;
+    std::uint64_t i = 0;
+    while (i < count) {
+        const Word first = edit.load(slots[i]);
+        if (!plain_leaf(first, level, format)) break;
+        const auto difference = static_cast<Word>(first ^ change.of(first));
+        const auto after = static_cast<Word>(first ^ difference);
+        if (difference != 0 && !plain_leaf(after, level, format)) break;
+        const bool due = difference != 0 && needs_flush(first, after, format, level);
+        const std::uint64_t begin = offset + (i << shift);
+        if (due && !edit.list_has_room(begin, begin + ones(shift - 1, 0), shift, 0)) break;
+        // All that follow and are like it are changed like it.
+        const std::uint64_t from = i;
+        while (i < count) {
+            Word before = edit.load(slots[i]);
+            if (((before ^ first) & ~free) != 0) break;
+            if (difference != 0) {
+                if (!edit.change(slots[i], before, before ^ difference)) continue;
+                report(taken_page{s.extended(offset + (i << shift)), before, level, shift, kind::leaf});
+            }
+            ++i;
+        }
+        if (difference == 0 || i == from) continue;
+        if (passed.changed == 0) passed.changed_first = from;
+        passed.changed_last = i - 1;
+        passed.changed += i - from;
+        if (due) edit.flush_due_for(begin, offset + ((i << shift) - 1), shift, false, 0);
+    }
+    passed.count = i;
+    return passed;
+}
+
+/// protect() where it is but to change leaves in one table of the smallest pages. Of a range that is not plain, or
+/// where something else is there, it does not pass all slots.
+template <class Tree, class Report>
+[[nodiscard]] PTEBITS_INLINE constexpr passed_slots protect_in_one_table(
+    Tree& t, inclusive_range range, const rights_change<typename Tree::format_type>& rights, flush_list& list,
+    const range_options& options, Report& report)
+{
+    using format = typename Tree::format_type;
+    if constexpr (constant_masks<format>) {
+        // A run may reach over the range's ends.
+        if (constant<format>->exists(1, kind::run) || !rights.encodable()) return {};
+        auto* const slots = slots_in_one_table(t, range, options);
+        if (slots == nullptr) return {};
+        const shape& s = constant<format>->shape();
+        const std::uint64_t count = ((range.last - range.first) >> s.page_shift(1)) + 1;
+        tree_editor<slot_type_of<format>, Tree> edit(t, list);
+        const std::uint64_t first = s.translated_part(range).first;
+        const passed_slots passed = change_leaves(edit, slots, count, first, 1, rights.at(1, kind::leaf), report);
+        if (passed.changed != 0) {
+            edit.publish(slots + passed.changed_first, passed.changed_last - passed.changed_first + 1);
+        }
+        return passed;
+    } else {
+        return {};
+    }
+}
+
 /// protect().
 template <slot_word Word, class Tree, class Report>
 class protecting : public range_changer<Word, Tree, Report> {
@@ -25,6 +149,7 @@ public:
     constexpr step slot(Word& slot, unsigned level, std::uint64_t offset, frame& f)
     {
         const Word seen = this->tree_.access.load(slot);
+        if (level == 1 ? pass_leaves(1, seen, offset, f) : pass_leaves(level, seen, offset, f)) return step::next;
         if (is_empty(seen, this->format())) return step::next;
         if (this->frozen(seen)) {
             // The page that was there may still be used with its rights.
@@ -61,7 +186,7 @@ public:
                     count = i;
                     break;
                 }
-                const std::uint64_t wanted = with_rights(old, level, k);
+                const std::uint64_t wanted = rights->at(level, k).of(old);
                 if (!legal(wanted, level, this->format())) {
                     this->result_.encode = encode_error::value_not_legal;
                     this->result_.entry = old;
@@ -98,31 +223,23 @@ public:
     }
     constexpr step leave(frame&, unsigned, Word&, unsigned, frame&) const noexcept { return step::next; }
 
-    /// Whether the format can grant just this in every page that it has.
-    [[nodiscard]] constexpr bool encodable() const noexcept
-    {
-        for (unsigned level = 1; level <= this->dimensions().levels; ++level) {
-            for (const kind k : {kind::leaf, kind::run}) {
-                if (!this->format()->exists(level, k)) continue;
-                if (permission_bits(k, level, grant, this->format()) == not_offered) return false;
-            }
-        }
-        return true;
-    }
-
-    permissions grant{};
+    const rights_change<typename Tree::format_type>* rights = nullptr;
 
 private:
-    [[nodiscard]] constexpr std::uint64_t with_rights(std::uint64_t entry, unsigned level, kind k) const noexcept
+    /// Changes leaves that follow each other, the most of most ranges. Returns whether there were any; the frame is
+    /// then at the last of them. Inlined by force, so that the smallest level is a constant.
+    [[nodiscard]] PTEBITS_INLINE constexpr bool pass_leaves(unsigned level, Word seen, std::uint64_t offset, frame& f)
     {
-        const layout& l = this->format()->layout_at(level, k);
-        std::uint64_t wanted = (entry & ~l.permission_mask()) | permission_bits(k, level, grant, this->format());
-        if (!grant.write) return wanted & ~this->format()->revocable_writes();
-        // A clean page that hardware makes writable stays one.
-        if ((entry & l.mask(role::dirty_modifier)) != 0) {
-            wanted = (wanted & ~l.mask(role::write)) | (entry & l.mask(role::write));
-        }
-        return wanted;
+        const std::uint64_t count = this->leaves_ahead(level, seen, offset, f);
+        if (count == 0) return false;
+        const passed_slots passed = change_leaves<Word, Tree>(*this, f.slots + f.next, count, offset, level,
+                                                              rights->at(level, kind::leaf), this->report_);
+        if (passed.count == 0) return false;
+        if (passed.changed != 0) this->note_changed(f, f.next + passed.changed_first, f.next + passed.changed_last);
+        this->pass_by(f, passed.count);
+        this->result_.pages += passed.changed;
+        this->result_.bytes += passed.changed << this->dimensions().page_shift(level);
+        return true;
     }
 
     /// Makes the entries of a run absent, flushes them, and makes them present with other rights. What they hold else
@@ -142,7 +259,7 @@ private:
         for (std::uint64_t i = 0; i < count; ++i) {
             const std::uint64_t found = this->tree_.access.load(slots[i]) | (l.value & l.mask(role::fixed) & present);
             before = i == 0 ? found : this->with_flags_of(before, found, level);
-            this->tree_.access.store(slots[i], static_cast<Word>(with_rights(found, level, kind::run)));
+            this->tree_.access.store(slots[i], static_cast<Word>(rights->at(level, kind::run).of(found)));
         }
         this->note_made(begin, shift);
         return before;
@@ -244,15 +361,13 @@ private:
     [[nodiscard]] constexpr bool take_parts(const frame& f, unsigned level, std::uint64_t& whole)
     {
         const std::uint64_t flags = flags_of_leaf(whole, this->format()->layout_at(level, kind::leaf), this->format());
-        const auto part_at = [&](std::uint64_t i) {
-            return static_cast<Word>(split(whole, level + 1, static_cast<unsigned>(i), this->format()).entry);
-        };
         const std::uint64_t count = this->slots_of(level);
         whole &= ~flags;
+        const leaf_parts parts(whole, level + 1, this->format());
         std::uint64_t taken = 0;
         for (; taken < count; ++taken) {
             Word& slot = f.slots[taken];
-            const Word part = part_at(taken);
+            const auto part = static_cast<Word>(parts.at(taken).entry);
             Word seen = this->tree_.access.load(slot);
             bool mine = false;
             while (!mine && ((seen ^ part) & ~flags) == 0) {
@@ -262,7 +377,10 @@ private:
             whole |= seen & flags;
         }
         if (taken != count) {
-            for (std::uint64_t i = 0; i < taken; ++i) this->tree_.access.store(f.slots[i], part_at(i));
+            leaves_in_order part = leaf_parts(whole, level + 1, this->format()).in_order();
+            for (std::uint64_t i = 0; i < taken; ++i, part.next()) {
+                this->tree_.access.store(f.slots[i], static_cast<Word>(part.entry()));
+            }
         }
         this->publish(f.slots, taken);
         if (taken != count) this->note_made(f.begin, this->dimensions().page_shift(level + 1));
@@ -283,13 +401,21 @@ template <page_tree Tree, class Report = detail::no_report>
                                             const range_options& options = {}, Report&& report = {})
 {
     const detail::reading<Tree> inside(t);
-    return detail::pass_over<detail::protecting>(t, range, list, options, report, [&](auto& pass, tree_result& result) {
-        pass.grant = grant;
-        if (pass.encodable()) return true;
-        result.end = tree_end::not_encodable;
-        result.encode = encode_error::permission_not_offered;
+    const detail::rights_change rights(grant, t.format);
+    const detail::passed_slots passed = detail::protect_in_one_table(t, range, rights, list, options, report);
+    const unsigned shift = t.format->shape().page_shift(1);
+    tree_result result{.next = range.first, .pages = passed.changed, .bytes = passed.changed << shift, .range = range};
+    if (passed.count != 0 && passed.count == ((range.last - range.first) >> shift) + 1) [[likely]]
+        return result;
+    if (passed.count == 0) result = {};
+    const auto prepare = [&rights](auto& pass, tree_result& refused) {
+        pass.rights = &rights;
+        if (rights.encodable()) return true;
+        refused.end = tree_end::not_encodable;
+        refused.encode = encode_error::permission_not_offered;
         return false;
-    });
+    };
+    return detail::rest_of_range<detail::protecting>(t, range, list, options, report, prepare, result, passed.count);
 }
 
 /// Splits all pages, of which a part lies in the range, that are larger than 2^page_shift bytes. The parts mean the

@@ -214,20 +214,86 @@ concept leaf_keeper = requires(const By& by, std::uint64_t entry) {
     detail::keeping(entry, 1U, by);
 };
 
+namespace detail {
+
+/// The entries of leaves of one size, one after the other.
+class leaves_in_order {
+public:
+    PTEBITS_INLINE constexpr leaves_in_order(std::uint64_t plain, std::uint64_t physical, unsigned shift,
+                                             const layout& l) noexcept
+        : layout_(l), plain_(plain), physical_(physical), size_(std::uint64_t{1} << shift)
+    {
+        entry_ = plain_ | l.address_bits(physical);
+        // An address in one piece grows with the entry.
+        if (!l.pieces[1].at.exists()) step_ = l.address_bits(size_);
+    }
+    [[nodiscard]] constexpr std::uint64_t entry() const noexcept { return entry_; }
+    PTEBITS_INLINE constexpr void next() noexcept
+    {
+        if (step_ != 0) [[likely]] {
+            entry_ += step_;
+        } else {
+            physical_ += size_;
+            entry_ = plain_ | layout_.address_bits(physical_);
+        }
+    }
+
+private:
+    const layout& layout_;
+    std::uint64_t plain_;
+    std::uint64_t physical_;
+    std::uint64_t size_;
+    std::uint64_t entry_ = 0;
+    std::uint64_t step_ = 0;  ///< what is added to an entry for the next one; 0: none can be
+};
+
+/// The entries that mean the same as a large leaf, one level down.
+template <entry_format F>
+class leaf_parts {
+public:
+    constexpr leaf_parts(std::uint64_t leaf, unsigned level, const F& format) noexcept
+        : plain_(resize_leaf(leaf, level, level - 1, format))
+    {
+        if (!plain_) return;
+        const shape& s = format->shape();
+        shift_ = s.page_shift(level - 1);
+        layout_ = &format->layout_at(level - 1, kind::leaf);
+        first_ = format->layout_at(level, kind::leaf).address_in(leaf);
+        // All bits that any of the addresses has.
+        const std::uint64_t all = first_ | (ones(s.index_bits_at(level - 1) - 1U, 0) << shift_);
+        if (layout_->address_in(plain_.entry | layout_->address_bits(all)) != all) {
+            plain_ = {0, split_error::bits_would_be_lost};
+        }
+    }
+    [[nodiscard]] constexpr split_error error() const noexcept { return plain_.error; }
+
+    [[nodiscard]] constexpr resized at(std::uint64_t index) const noexcept
+    {
+        if (!plain_) return plain_;
+        return {plain_.entry | layout_->address_bits(first_ + (index << shift_)), split_error::none};
+    }
+    /// All of them, from the first. Precondition: no error.
+    [[nodiscard]] constexpr leaves_in_order in_order() const noexcept
+    {
+        return {plain_.entry, first_, shift_, *layout_};
+    }
+
+private:
+    resized plain_;  // without the address
+    const layout* layout_ = nullptr;
+    unsigned shift_ = 0;
+    std::uint64_t first_ = 0;
+};
+
+}  // namespace detail
+
 /// Entry `index` of the table, one level down, that means the same as a large leaf:
 /// permissions, A, D, memory type and software bits as they are.
 /// Precondition: index is below the entries of such a table.
 template <entry_format F>
 [[nodiscard]] constexpr resized split(std::uint64_t leaf, unsigned level, unsigned index, const F& format) noexcept
 {
-    resized part = detail::resize_leaf(leaf, level, level - 1, format);
-    if (!part) return part;
-    const std::uint64_t first = format->layout_at(level, kind::leaf).address_in(leaf);
-    const std::uint64_t physical = first + (std::uint64_t{index} << format->shape().page_shift(level - 1));
-    const layout& l = format->layout_at(level - 1, kind::leaf);
-    part.entry |= l.address_bits(physical);
-    if (l.address_in(part.entry) != physical) return {0, split_error::bits_would_be_lost};
-    return part;
+    return detail::leaf_parts(leaf, level, format).at(index);
 }
 
 /// The same for an absent entry that keeps a leaf: each part is an absent entry that keeps its leaf.
@@ -276,12 +342,11 @@ template <slot_word Word, entry_format F, slot_access Access>
     const encoded made = encode(kind::table, level, table_address, {}, format);
     resized upper{made.entry | also, split_error::none};
     if (!made || !is_table(upper.entry, level, format)) return {0, split_error::no_such_entry};
+    const leaf_parts parts(leaf, level, format);
+    if (parts.error() != split_error::none) return {0, parts.error()};
     const unsigned count = 1U << format->shape().index_bits_at(level - 1);
-    for (unsigned i = 0; i < count; ++i) {
-        const resized part = split(leaf, level, i, format);
-        if (!part) return part;
-        access.store(table[i], static_cast<Word>(part.entry));
-    }
+    leaves_in_order part = parts.in_order();
+    for (unsigned i = 0; i < count; ++i, part.next()) access.store(table[i], static_cast<Word>(part.entry()));
     // If the leaf was used, the entry above its parts counts as used too.
     const bool used = (leaf & format->layout_at(level, kind::leaf).mask(role::accessed)) != 0;
     if (used) upper.entry |= format->layout_at(level, kind::table).mask(role::accessed);

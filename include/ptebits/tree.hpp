@@ -333,22 +333,47 @@ template <entry_format F>
     return form.plain | l.address_bits(part & ~ones(l.offset_bits - 1, 0));
 }
 
+/// The A and D of leaves, as far as neither their rights nor a rule depend on them.
+template <class F>
+[[nodiscard]] constexpr std::uint64_t free_flags(unsigned level, const F& format) noexcept
+{
+    const layout& l = format->layout_at(level, kind::leaf);
+    std::uint64_t flags = l.mask(role::accessed) | (format->shadow_stacks() ? 0 : l.mask(role::dirty));
+    for (const combination& c : format->combinations()) {
+        if (c.in.contains(level, kind::leaf)) flags &= ~c.mask;
+    }
+    return flags;
+}
+
 /// By level, one comparison that only legal entries of a kind pass, and most of them.
 template <class F>
 struct tests_of_levels {
     quick_test table[max_levels + 1] = {};
     quick_test leaf[max_levels + 1] = {};
+    std::uint64_t flags[max_levels + 1] = {};  // free_flags()
 
     constexpr tests_of_levels() noexcept
     {
         for (unsigned level = 1; level <= constant<F>->shape().levels; ++level) {
             if (!constant<F>->uses(role::next_level)) table[level] = quick_test_of(level, kind::table, F{});
             leaf[level] = quick_test_of(level, kind::leaf, F{});
+            if (constant<F>->exists(level, kind::leaf)) flags[level] = free_flags(level, F{});
         }
     }
 };
 template <constant_masks F>
 inline constexpr tests_of_levels<F> tests_of{};
+
+/// free_flags(), which a constant format knows.
+template <entry_format F>
+[[nodiscard]] PTEBITS_INLINE constexpr std::uint64_t free_flags_of(unsigned level, const F& format) noexcept
+{
+    if constexpr (constant_masks<F>) {
+        return tests_of<F>.flags[level];
+    } else {
+        return free_flags(level, format);
+    }
+}
 
 /// Whether an entry of a level refers to a table, and breaks no rule.
 template <entry_format F>
@@ -478,6 +503,12 @@ public:
             tree_.access.store(slot, static_cast<Word>(entry));
             return true;
         }
+    }
+
+    /// Changes an entry that was seen in a slot. Returns whether it was still that one; else `seen` is what is there.
+    [[nodiscard]] constexpr bool change(Word& slot, Word& seen, std::uint64_t entry)
+    {
+        return tree_.access.compare_exchange(slot, seen, static_cast<Word>(entry));
     }
 
     /// Takes an entry away that was seen in a slot. Returns whether it was still that one, but for A and D; `seen` is

@@ -94,25 +94,15 @@ private:
     /// then at the last of them. Inlined by force, so that the smallest level is a constant.
     [[nodiscard]] PTEBITS_INLINE constexpr bool take_leaves(unsigned level, Word seen, std::uint64_t offset, frame& f)
     {
-        if (!plain_leaf(seen, level, this->format())) return false;
-        const unsigned shift = this->dimensions().page_shift(level);
-        const std::uint64_t first = f.next;
-        std::uint64_t end = f.last - first < this->left_ ? f.last + 1 : first + this->left_;
-        if (end == first) return false;
-        if (level > 1) {
-            // Those that the range covers whole.
-            if (offset < this->settled.first) return false;
-            if (f.begin + ((end << shift) - 1) > this->settled.last) --end;
-            if (end == first) return false;
-        }
+        const std::uint64_t ahead = this->leaves_ahead(level, seen, offset, f);
+        if (ahead == 0) return false;
         const std::uint64_t count =
-            detail::take_leaves<Word, Tree>(*this, f.slots + first, end - first, offset, level, this->report_);
+            detail::take_leaves<Word, Tree>(*this, f.slots + f.next, ahead, offset, level, this->report_);
         if (count == 0) return false;
-        this->note_changed(f, first, first + count - 1);
-        f.next = first + count - 1;
-        this->left_ -= count - 1;
+        this->note_changed(f, f.next, f.next + count - 1);
+        this->pass_by(f, count);
         this->result_.pages += count;
-        this->result_.bytes += count << shift;
+        this->result_.bytes += count << this->dimensions().page_shift(level);
         return true;
     }
 
@@ -125,21 +115,6 @@ private:
         return begin >= this->settled.first && begin + ones(shift - 1, 0) <= this->settled.last;
     }
 };
-
-/// unmap() of any range, of which so many of the smallest pages are done.
-template <class Tree, class Report>
-[[nodiscard]] PTEBITS_NOINLINE constexpr tree_result unmap_range(Tree& t, inclusive_range range, flush_list& list,
-                                                                 const range_options& options, Report& report,
-                                                                 std::uint64_t done)
-{
-    const auto always = [](const auto&, const tree_result&) { return true; };
-    if (done == 0) return pass_over<unmapping>(t, range, list, options, report, always);
-    const std::uint64_t bytes = done << t.format->shape().page_shift(1);
-    const range_options rest{.ends = options.ends, .limit = options.limit - done, .from = range.first + bytes};
-    tree_result result{.pages = done, .bytes = bytes};
-    result.go_on(pass_over<unmapping>(t, range, list, rest, report, always));
-    return result;
-}
 
 /// prune().
 template <slot_word Word, class Tree, class Report>
@@ -177,10 +152,12 @@ template <page_tree Tree, class Report = detail::no_report>
     const detail::reading<Tree> inside(t);
     const std::uint64_t done = detail::unmap_in_one_table(t, range, list, options, report);
     const unsigned shift = t.format->shape().page_shift(1);
-    if (done != 0 && done == ((range.last - range.first) >> shift) + 1) [[likely]] {
-        return {.next = range.first, .pages = done, .bytes = done << shift, .range = range};
-    }
-    return detail::unmap_range(t, range, list, options, report, done);
+    const tree_result result{.next = range.first, .pages = done, .bytes = done << shift, .range = range};
+    if (done != 0 && done == ((range.last - range.first) >> shift) + 1) [[likely]]
+        return result;
+    const auto always = [](const auto&, const tree_result&) { return true; };
+    return detail::rest_of_range<detail::unmapping>(t, range, list, options, report, always,
+                                                    done == 0 ? tree_result{} : result, done);
 }
 
 /// Takes out the tables that a range covers and that hold nothing but empty slots. Order, flush: as unmap().

@@ -612,6 +612,27 @@ public:
         return true;
     }
 
+    // ---- leaves that follow each other
+
+    /// How many slots, from one on that holds a leaf, may be passed at once: as far as the range and the limit go, and
+    /// pages lie in the range whole. 0: that one may not.
+    [[nodiscard]] PTEBITS_INLINE constexpr std::uint64_t leaves_ahead(unsigned level, Word seen, std::uint64_t offset,
+                                                                      const frame& f) const noexcept
+    {
+        if (!plain_leaf(seen, level, this->format())) return 0;
+        const std::uint64_t count = f.last - f.next < this->left_ ? f.last - f.next + 1 : this->left_;
+        if (level == 1 || count == 0) return count;
+        if (offset < settled.first) return 0;
+        const std::uint64_t last = offset + ((count << this->dimensions().page_shift(level)) - 1);
+        return last > settled.last ? count - 1 : count;
+    }
+    /// Goes to the last of slots that were passed at once.
+    PTEBITS_INLINE constexpr void pass_by(frame& f, std::uint64_t count) noexcept
+    {
+        f.next += count - 1;
+        this->left_ -= count - 1;
+    }
+
     // ---- taking entries away
 
     /// Whether a slot was frozen by this list, in an earlier call.
@@ -833,6 +854,21 @@ template <template <slot_word, class, class> class Pass, class Tree, class Repor
         }
         return result;
     });
+}
+
+/// The same for the rest of a range, of which so many of the smallest pages are done; `so_far` tells what became of
+/// them.
+template <template <slot_word, class, class> class Pass, class Tree, class Report, class Prepare>
+[[nodiscard]] PTEBITS_NOINLINE constexpr tree_result rest_of_range(Tree& t, inclusive_range range, flush_list& list,
+                                                                   const range_options& options, Report& report,
+                                                                   Prepare prepare, tree_result so_far,
+                                                                   std::uint64_t done)
+{
+    if (done == 0) return pass_over<Pass>(t, range, list, options, report, prepare);
+    const std::uint64_t from = range.first + (done << t.format->shape().page_shift(1));
+    const range_options rest{.ends = options.ends, .limit = options.limit - done, .from = from};
+    so_far.go_on(pass_over<Pass>(t, range, list, rest, report, prepare));
+    return so_far;
 }
 
 }  // namespace detail
