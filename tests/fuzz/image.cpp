@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <set>
 #include <string_view>
 #include <type_traits>
 #include <variant>
@@ -40,20 +41,22 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     }
     require(kept == entries);
 
-    std::vector<std::uint64_t> words(2 * image.tables.size());
+    // A table is entered again at another level, of 5, and with rights that no earlier way had: of the sets of 5 rights
+    // at most 10 do not include each other.
+    std::vector<std::uint64_t> words(64 * image.tables.size());
     table_set once(words.data(), words.size());
-    std::size_t seen = 0;
+    std::set<std::uint64_t> seen;
     const auto look = [&](const auto& e) {
         using word = std::remove_reference_t<decltype(*e.slot)>;
         require(image.slot<word>(e.slot_address) == e.slot && *e.slot == e.entry);
-        ++seen;
+        seen.insert(e.slot_address);
         return visit_next::into;
     };
     const auto go = [&](const auto& features) {
         const visit_summary s = visit(format_for(features), image.root, {}, image, look, &once);
-        require(s.entered == image.tables.size() && s.missing == 0 && !s.set_is_full);
+        require(s.entered >= image.tables.size() && s.missing == 0 && !s.set_is_full);
     };
     std::visit(go, image.features);
-    require(seen == entries);
+    require(seen.size() == entries);
     return 0;
 }
