@@ -8,6 +8,7 @@
 #include <set>
 #include <string>
 
+#include "replay/iommu.hpp"
 #include "replay/report.hpp"
 #include "replay/riscv.hpp"
 #include "replay/tables.hpp"
@@ -21,6 +22,8 @@ void replay_file(const std::string& file, replay::report& to)
     const std::string extension = path.extension().string();
     if (extension == ".vec") {
         using of_riscv = replay::on_riscv::vector_file;
+        using of_iommu = replay::on_iommu::vector_file;
+        if (of_iommu::is_one(file)) return of_iommu(file, to).replay();
         of_riscv::is_one(file) ? of_riscv(file, to).replay() : replay::vector_file(file, to).replay();
     } else if (extension == ".ptimg") {
         replay::table_file(file, std::filesystem::path(path).replace_extension(".expect").string(), to).replay();

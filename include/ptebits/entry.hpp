@@ -208,7 +208,7 @@ public:
         if (format->permissions_in_place()) {
             add_in_place(entry, silent_in(l, page), page);
         } else {
-            bits_ &= entry;
+            bits_ &= entry | silent_in(l, page);
             by_role_ = by_role_ & roles_granted(entry, l);
         }
     }

@@ -306,7 +306,9 @@ public:
     /// Whether TLBs may hold that an entry is absent, so that it must be flushed after it was made present.
     [[nodiscard]] constexpr bool caches_absent() const noexcept
     {
-        if constexpr (requires { Description::caches_absent(row_features<Description>(features_)); }) {
+        if constexpr (requires { Description::caches_absent(features_); }) {
+            return Description::caches_absent(features_);
+        } else if constexpr (requires { Description::caches_absent(row_features<Description>(features_)); }) {
             return Description::caches_absent(row_features<Description>(features_));
         } else {
             return false;

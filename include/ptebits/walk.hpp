@@ -282,7 +282,7 @@ public:
                 return false;
             on.rights.know(sure_permission);
             r.allowed = on.rights.result(rules());
-            return judge(r, on.leaf, a, cpu) == fault_kind::none && !must_set_flags(on, a, update);
+            return judge(r, on, a, cpu) == fault_kind::none && !must_set_flags(on, a, update);
         } else {
             return false;
         }
@@ -715,7 +715,7 @@ private:
                                          const access& a, const controls& cpu, update_flags update)
     {
         r.allowed = on.rights.result(rules());
-        if (fault_kind refused = judge(r, on.leaf, a, cpu); refused != fault_kind::none) {
+        if (fault_kind refused = judge(r, on, a, cpu); refused != fault_kind::none) {
             if constexpr (requires { regime_of<F>::on_refusal(r, refused, address, a, cpu, format_, memory_, how_); }) {
                 refused = regime_of<F>::on_refusal(r, refused, address, a, cpu, format_, memory_, how_);
             }
@@ -726,15 +726,15 @@ private:
     }
 
     /// Judges the access by what all entries allow and by the leaf.
-    PTEBITS_INLINE constexpr fault_kind judge(walk_result& r, std::uint64_t leaf, const access& a,
+    PTEBITS_INLINE constexpr fault_kind judge(walk_result& r, const footing& on, const access& a,
                                               const controls& cpu) const noexcept
     {
         const layout& page = rules()->layout_at(1, kind::leaf);
         const bool by_fault = rules()->accessed_by() == accessed_setter::fault;
-        if (by_fault && (leaf & page.mask(role::accessed)) != page.mask(role::accessed)) return fault_kind::access_flag;
-        if (!regime_of<F>::allows(r, leaf, a, cpu, rules())) return fault_kind::protection;
+        if (by_fault && !on.rights.all_have(page.mask(role::accessed))) return fault_kind::access_flag;
+        if (!regime_of<F>::allows(r, on.leaf, a, cpu, rules())) return fault_kind::protection;
         const std::uint64_t dirty_bit = a.writes() ? page.mask(role::dirty) : 0;
-        return by_fault && (leaf & dirty_bit) != dirty_bit ? fault_kind::access_flag : fault_kind::none;
+        return by_fault && (on.leaf & dirty_bit) != dirty_bit ? fault_kind::access_flag : fault_kind::none;
     }
 
     /// An entry as hardware leaves it: A set in each that has it, the dirty state in the leaf of a write.
