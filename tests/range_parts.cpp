@@ -10,6 +10,7 @@
 #include <utility>
 #include <vector>
 
+#include <ptebits/amdvi.hpp>
 #include <ptebits/ptebits.hpp>
 
 #include "walking.hpp"
@@ -300,7 +301,7 @@ TEST_CASE("parts of a range are together one pass: runs, sizes coded in addresse
 {
     check_format(format_for(wider::stage1_features{}), 4);
     check_format(format_for(wider::stage1_features{.granule = 14, .input_bits = 42, .upper_half = true}), 5, 2);
-    check_format(format_for(wider::amdvi_features{.levels = 6, .accessed_bits = true, .dirty_bits = true}), 6);
+    check_format(format_for(amdvi_host_features{.levels = 6, .accessed_bits = true, .dirty_bits = true}), 6);
 }
 
 TEST_CASE("parts of a range are together one pass: tables that map less than a word of a bitmap")

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <cstdlib>
 #include <functional>
+#include <ptebits/amdvi.hpp>
 #include <ptebits/ptebits.hpp>
 #include <random>
 #include <string>
@@ -122,10 +123,9 @@ TEST_CASE("random operations on ordinary entries and EPT")
 }
 TEST_CASE("random operations on the tests' own formats")
 {
-    using wider::amdvi_features;
-    explore<std::uint64_t, true>(format_for(amdvi_features{.levels = 6, .accessed_bits = true, .dirty_bits = true}),
-                                 25);
-    explore<std::uint64_t, true>(format_for(amdvi_features{.levels = 3}), 25);
+    explore<std::uint64_t, true>(
+        format_for(amdvi_host_features{.levels = 6, .accessed_bits = true, .dirty_bits = true}), 25);
+    explore<std::uint64_t, true>(format_for(amdvi_host_features{.levels = 3}), 25);
     using wider::stage1_features;
     explore<std::uint64_t, true>(format_for(stage1_features{.dirty_state = false}), 25);
     explore<std::uint64_t, true>(
@@ -863,15 +863,15 @@ TEST_CASE("top tables of 2 to 8192 slots")
     check(many, 8192);
     bare<runtime_format<riscv_description>, std::uint32_t> thousand(format_for(riscv_features{.levels = 2}));
     check(thousand, 1024);
-    bare one_level(format_for(wider::amdvi_features{.levels = 1}));
+    bare one_level(format_for(amdvi_host_features{.levels = 1}));
     check(one_level, 512);
-    bare six_levels(format_for(wider::amdvi_features{.levels = 6}));
+    bare six_levels(format_for(amdvi_host_features{.levels = 6}));
     check(six_levels, 128);
 }
 
 TEST_CASE("a table that skips levels translates its own span alone")
 {
-    constexpr auto format = wider::amdvi<wider::amdvi_features{.levels = 4}>;
+    constexpr auto format = amdvi_host<amdvi_host_features{.levels = 4}>;
     bare b(format);
     // Of level 4 to one of level 1, by hand: 2 Mbytes of 512 Gbytes.
     const auto lowest = b.memory.allocate(1);

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <ostream>
+#include <ptebits/amdvi.hpp>
 #include <ptebits/ptebits.hpp>
 #include <random>
 #include <string_view>
@@ -906,7 +907,7 @@ TEST_CASE("neither mappings nor holes reach over the addresses that are not cano
 
 TEST_CASE("addresses of 64 bits: one hole of all of them, and no mapping from the last to the first")
 {
-    constexpr auto six = wider::amdvi<wider::amdvi_features{.levels = 6}>;
+    constexpr auto six = amdvi_host<amdvi_host_features{.levels = 6}>;
     pages<std::uint64_t> memory;
     CHECK(told_of(six, 0x1000, memory) == list{{'h', 0, ~std::uint64_t{0}, 0}});
     CHECK(told_of(six, 0x1000, memory, {~std::uint64_t{0}, ~std::uint64_t{0}}) ==

@@ -22,16 +22,16 @@ namespace {
 
 // ---- AMD-Vi
 
-constexpr letter<amdvi_fields> amdvi_letters[] = {
-    {'P', role::fixed, &amdvi_fields::present, every},
+constexpr letter<amdvi_host_fields> amdvi_letters[] = {
+    {'P', role::fixed, &amdvi_host_fields::present, every},
     {'N', role::next_level},
     {'n', role::fixed},
     {'A', role::accessed},
     {'D', role::dirty},
     {'a', role::address},
     {'z', role::written},
-    {'U', role::attribute, &amdvi_fields::user},
-    {'F', role::attribute, &amdvi_fields::force_coherent},
+    {'U', role::attribute, &amdvi_host_fields::untranslated},
+    {'F', role::attribute, &amdvi_host_fields::force_coherent},
     {'R', role::read},
     {'W', role::write},
     {'.', role::software},
@@ -48,7 +48,7 @@ constexpr drawn amdvi_entries[] = {
     {"1", kind::leaf, ".WRF U000 0000 aaaa aaaa aaaa aaaa aaaa aaaa aaaa aaaa aaaa aaaa nnn. .DA. ...P"},
 };
 
-constexpr setting<amdvi_features, 6> amdvi_settings[] = {
+constexpr setting<amdvi_host_features, 6> amdvi_settings[] = {
     {"A and D kept, six levels",
         {.levels = 6, .accessed_bits = true, .dirty_bits = true, .coded_sizes = false}, amdvi_entries},
     {"A kept, one level", {.levels = 1, .accessed_bits = true, .coded_sizes = false}, amdvi_entries, {
@@ -300,19 +300,19 @@ TEST_CASE("layouts of AMD-Vi")
     CHECK(check_entries(amdvi_settings[0], amdvi_letters) == 10);
     CHECK(check_entries(amdvi_settings[1], amdvi_letters) == 1);
     CHECK(check_entries(amdvi_settings[2], amdvi_letters) == 5);
-    constexpr amdvi_features six = amdvi_settings[0].features;
-    CHECK(manual::difference_of(format_for(six), amdvi<six>) == "");
-    static_assert(well_formed(amdvi<six>));
-    CHECK(amdvi<six>->next_level == bits(11, 9));
-    CHECK(amdvi<six>->next_level.in() == (leaves_up_to(5) | tables_up_to(6)));
-    CHECK(amdvi<six>->accessed == bit(5));
-    CHECK(amdvi<six>->accessed.in() == (leaves_up_to(5) | tables_up_to(6)));
-    CHECK(amdvi<six>->dirty == bit(6));
-    CHECK(amdvi<six>->dirty.in() == leaves_up_to(5));
-    CHECK(amdvi<six>->accessed_by() == accessed_setter::hardware);
-    CHECK(format_for(amdvi_features{})->accessed_by() == accessed_setter::nobody);
-    CHECK(amdvi<six>->layout_at(1, kind::none).mask(role::software) == ~word{1});
-    CHECK(amdvi<six>->empty() == 0);
+    constexpr amdvi_host_features six = amdvi_settings[0].features;
+    CHECK(manual::difference_of(format_for(six), amdvi_host<six>) == "");
+    static_assert(well_formed(amdvi_host<six>));
+    CHECK(amdvi_host<six>->next_level == bits(11, 9));
+    CHECK(amdvi_host<six>->next_level.in() == (leaves_up_to(5) | tables_up_to(6)));
+    CHECK(amdvi_host<six>->accessed == bit(5));
+    CHECK(amdvi_host<six>->accessed.in() == (leaves_up_to(5) | tables_up_to(6)));
+    CHECK(amdvi_host<six>->dirty == bit(6));
+    CHECK(amdvi_host<six>->dirty.in() == leaves_up_to(5));
+    CHECK(amdvi_host<six>->accessed_by() == accessed_setter::hardware);
+    CHECK(format_for(amdvi_host_features{})->accessed_by() == accessed_setter::nobody);
+    CHECK(amdvi_host<six>->layout_at(1, kind::none).mask(role::software) == ~word{1});
+    CHECK(amdvi_host<six>->empty() == 0);
 }
 
 TEST_CASE("layouts of AArch64 stage 1, as constants and at run time")
@@ -344,7 +344,7 @@ TEST_CASE("layouts of 32-bit Arm, as constants and at run time")
 
 TEST_CASE("a page whose size is coded in its address, by the level of its first size")
 {
-    const auto f = format_for(amdvi_features{.levels = 6});
+    const auto f = format_for(amdvi_host_features{.levels = 6});
     for (unsigned level = 1; level <= 5; ++level) {
         CAPTURE(level);
         const unsigned shift = 12 + 9 * (level - 1);
@@ -361,14 +361,14 @@ TEST_CASE("a page whose size is coded in its address, by the level of its first 
     CHECK(f->exists(6, kind::table));
     CHECK(f->uses_sizes());
     CHECK(f->uses(role::next_level));
-    CHECK(manual::difference_of(f, amdvi<amdvi_features{.levels = 6}>) == "");
+    CHECK(manual::difference_of(f, amdvi_host<amdvi_host_features{.levels = 6}>) == "");
 }
 
 TEST_CASE("contradictory features leave every entry alone")
 {
-    CHECK(format_for(amdvi_features{.levels = 7})->wrong().what == defect::levels);
-    CHECK(format_for(amdvi_features{.levels = 0})->wrong().what == defect::levels);
-    CHECK(format_for(amdvi_features{.dirty_bits = true})->wrong().what == defect::contradiction);
+    CHECK(format_for(amdvi_host_features{.levels = 7})->wrong().what == defect::levels);
+    CHECK(format_for(amdvi_host_features{.levels = 0})->wrong().what == defect::levels);
+    CHECK(format_for(amdvi_host_features{.dirty_bits = true})->wrong().what == defect::contradiction);
     CHECK(format_for(stage1_features{.granule = 13})->wrong().what == defect::levels);
     CHECK(format_for(stage1_features{.input_bits = 49})->wrong().what == defect::levels);
     CHECK(format_for(stage1_features{.input_bits = 15})->wrong().what == defect::levels);
@@ -382,7 +382,7 @@ TEST_CASE("contradictory features leave every entry alone")
     for (const unsigned bits : {31U, 43U}) {
         CHECK(format_for(stage2_features{.levels = 3, .input_bits = bits})->wrong().what == defect::none);
     }
-    CHECK(manual::inert(format_for(amdvi_features{.levels = 7}), 64));
+    CHECK(manual::inert(format_for(amdvi_host_features{.levels = 7}), 64));
     CHECK(manual::inert(format_for(stage1_features{.input_bits = 49}), 64));
     CHECK(manual::inert(format_for(stage2_features{.levels = 3, .input_bits = 44}), 64));
     CHECK(manual::inert(format_for(short_features{.physical_bits = 33}), 32));
@@ -394,7 +394,7 @@ TEST_CASE("kinds of AMD-Vi's entries, by their 12 low bits")
 {
     for (const bool coded : {false, true}) {
         for (unsigned levels = 1; levels <= 6; ++levels) {
-            const auto f = format_for(amdvi_features{.levels = levels, .coded_sizes = coded});
+            const auto f = format_for(amdvi_host_features{.levels = levels, .coded_sizes = coded});
             for (unsigned level = 1; level <= levels; ++level) {
                 const word ones_below = ones(11 + 9 * (level - 1), 12) & ones(51, 12);
                 for (word low = 0; low < 4096; ++low) {
@@ -419,7 +419,7 @@ TEST_CASE("kinds of AMD-Vi's entries, by their 12 low bits")
             }
         }
     }
-    const auto f = format_for(amdvi_features{.levels = 6});
+    const auto f = format_for(amdvi_host_features{.levels = 6});
     CHECK(diagnose(0xe01, 2, f) == finding{rule::next_level, 0xe00});
     CHECK(diagnose(0x401, 2, f) == finding{rule::next_level, 0xe00});
     CHECK(diagnose(0x001, 6, f) == finding{rule::next_level, 0xe00});
@@ -557,10 +557,11 @@ TEST_CASE("what encode() makes of AMD-Vi's entries")
         // Two bits; execution and user mode are always allowed, and user_execute does not count.
         CHECK(check_encode(f, constant, address, 0x000f'f234'5678'9000) == 8);
     };
-    check(amdvi<amdvi_features{.levels = 1}>, 0x001f'f123);
-    check(amdvi<amdvi_features{.levels = 4}>, 0x0000'f234'5678'9abc);
-    check(amdvi<amdvi_features{.levels = 6}>, 0xfedc'ba98'7654'3210);
-    check(amdvi<amdvi_features{.levels = 6, .accessed_bits = true, .dirty_bits = true}>, 0x8000'0000'0000'0008);
+    check(amdvi_host<amdvi_host_features{.levels = 1}>, 0x001f'f123);
+    check(amdvi_host<amdvi_host_features{.levels = 4}>, 0x0000'f234'5678'9abc);
+    check(amdvi_host<amdvi_host_features{.levels = 6}>, 0xfedc'ba98'7654'3210);
+    check(amdvi_host<amdvi_host_features{.levels = 6, .accessed_bits = true, .dirty_bits = true}>,
+          0x8000'0000'0000'0008);
 }
 
 TEST_CASE("what encode() makes of AArch64's stage 1 entries")

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSL-1.0
-// Formats that the library does not have, as users of it would write them: AMD's IOMMU, both
-// stages of AArch64, and 32-bit Arm. Each has a regime with what its walks need, no more.
+// Formats that the library does not have, as users of it would write them: both stages of AArch64,
+// and 32-bit Arm. Each has a regime with what its walks need, no more.
 #pragma once
 
 #include <cstdint>
@@ -56,107 +56,6 @@ struct arm_paging {
         }
     }
 };
-
-// ---- AMD-Vi
-
-struct amdvi_description;
-
-/// What a device table entry and the IOMMU make of a host table entry.
-struct amdvi_features {
-    using description = amdvi_description;
-
-    unsigned levels = 4;  ///< DTE.Mode, 1 to 6
-    unsigned physical_bits = 52;
-    bool accessed_bits = false;  ///< DTE.HAD is not 0
-    bool dirty_bits = false;     ///< DTE.HAD is 3
-    bool coded_sizes = true;     ///< pages of other than the levels' own sizes
-
-    [[nodiscard]] constexpr bool operator==(const amdvi_features&) const = default;
-};
-
-struct amdvi_fields {
-    entry_field present, next_level, force_coherent, user;
-};
-
-/// A device's accesses.
-struct device_paging {
-    using access = request;
-    struct controls {
-        bool read = true;   ///< DTE.IR
-        bool write = true;  ///< DTE.IW
-    };
-
-    template <entry_format F>
-    [[nodiscard]] static constexpr fault_kind fault_of(rule, unsigned, const F&) noexcept
-    {
-        return fault_kind::reserved_bits;
-    }
-    template <entry_format F>
-    [[nodiscard]] static constexpr bool allows(walk_result& r, std::uint64_t, const access& a, const controls& by,
-                                               const F&) noexcept
-    {
-        return a.writes() ? r.allowed.write && by.write : r.allowed.read && by.read;
-    }
-};
-
-/// AMD I/O Virtualization Technology (IOMMU) Specification, "I/O Page Tables for Host Translations".
-struct amdvi_description {
-    using features = amdvi_features;
-    using fields = amdvi_fields;
-    using when = condition<features>;
-    using regime = device_paging;
-
-    static constexpr when had{"DTE.HAD", &features::accessed_bits};
-    static constexpr when had_dirty{"DTE.HAD[1]", &features::dirty_bits};
-    static constexpr entries default_sizes = leaves_up_to(max_levels);
-
-    // clang-format off
-    static constexpr row<features, fields> rows[] = {
-        {"PR",        bit(0),       every,         is(1),            &fields::present},
-        {"",          bits(4, 1),   every,         role::software},
-        {"A",         bit(5),       every,         role::accessed,   nullptr,                 had,       role::software},
-        {"",          bit(6),       tables,        role::software},
-        {"D",         bit(6),       leaves,        role::dirty,      nullptr,                 had_dirty, role::software},
-        {"",          bits(8, 7),   every,         role::software},
-        {"NextLevel", bits(11, 9),  tables,        role::next_level, &fields::next_level},
-        {"NextLevel", bits(11, 9),  default_sizes, is(0),            &fields::next_level},
-        {"NextLevel", bits(11, 9),  runs,          is(7),            &fields::next_level},
-        {"",          bits(51, 12), tables,        role::address},
-        {"",          bits(51, 12), default_sizes, address_with(role::written, role::reserved)},
-        {"",          bits(51, 12), runs,          address_with_size()},
-        {"",          bits(20, 12), run_at(2),     is(ones(8, 0))},
-        {"",          bits(29, 12), run_at(3),     is(ones(17, 0))},
-        {"",          bits(38, 12), run_at(4),     is(ones(26, 0))},
-        {"",          bits(47, 12), run_at(5),     is(ones(35, 0))},
-        {"",          bits(58, 52), every,         role::reserved},
-        {"",          bits(60, 59), tables,        role::software},
-        {"U",         bit(59),      leaves,        role::attribute,  &fields::user},
-        {"FC",        bit(60),      leaves,        role::attribute,  &fields::force_coherent},
-        {"IR",        bit(61),      every,         role::read},
-        {"IW",        bit(62),      every,         role::write},
-        {"",          bit(63),      every,         role::software},
-    };
-    // clang-format on
-
-    static constexpr dimensions shape_of(const features& f)
-    {
-        return {.levels = f.levels, .index_bits = {9, 9, 9, 9, 9, 7}};
-    }
-    static constexpr entries entries_of(const features& f)
-    {
-        const unsigned top = f.levels < 5 ? f.levels : 5;
-        return leaves_up_to(top) | tables_up_to(f.levels) |
-               (f.coded_sizes ? entries_from(1, top, kind::run) : entries{});
-    }
-    static constexpr defect contradiction(const features& f)
-    {
-        if (f.levels < 1 || f.levels > 6) return defect::levels;
-        return f.dirty_bits && !f.accessed_bits ? defect::contradiction : defect::none;
-    }
-};
-
-template <amdvi_features Features>
-inline constexpr constant_format<amdvi_description, Features> amdvi{};
 
 // ---- AArch64
 

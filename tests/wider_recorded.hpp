@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSL-1.0
-// Replays recorded accesses over tables of AMD-Vi and AArch64: one access a line, the entries it
+// Replays recorded accesses over tables of AArch64: one access a line, the entries it
 // meets, its outcome, and the entries after it. Known deviations of the emulator are rules here,
 // each counted.
 #pragma once
@@ -183,82 +183,6 @@ walk_result walk_both(tally& t, const Features& features, word root, word addres
         same = walking::same_outcome(r, s) && walking::same_path(r, s) && memory.words() == other.words();
     });
     return r;
-}
-
-// ---- AMD-Vi
-
-/// The deviation by which the emulator makes an access that the manual refuses.
-inline std::string amdvi_deviation(const walk_result& r)
-{
-    const word last = r.steps == 0 ? 0 : r.path[r.steps - 1].entry;
-    const word next = last >> 9 & 7;
-    if (r.fault == fault_kind::not_present) return last != 0 && (next == 0 || next == 7) ? "A1" : "";
-    if (r.fault == fault_kind::address_too_wide) return r.level == 0 ? "A2" : "A3";
-    if (r.fault != fault_kind::reserved_bits) return "";
-    if (r.broken == rule::reserved_bits) return (r.bits & ~ones(58, 52)) == 0 ? "A4" : "";
-    if (r.broken == rule::page_size) return "A5";
-    if (r.level == 6 && (next == 0 || next == 7)) return "A6";
-    if (r.broken == rule::next_level && next == 7) return "A5";
-    return r.broken == rule::next_level || r.broken == rule::no_such_kind ? "A7" : "";
-}
-
-/// The outcome of one access, and the address reached.
-struct device_outcome {
-    bool ok = false;
-    word address = 0;
-    std::string deviation;  ///< by which the emulator may have made it nevertheless
-    std::string words;
-};
-
-template <class Constants>
-device_outcome device_access(tally& t, const recorded_line& line, recorded_memory& memory)
-{
-    const word entry = line.need("dte");
-    const word address = line.need("iova");
-    const request a = line.access();
-    const device_paging::controls controls{.read = (entry >> 61 & 1) != 0, .write = (entry >> 62 & 1) != 0};
-    const bool permitted = a.writes() ? controls.write : controls.read;
-    if ((entry & 1) == 0) return {true, address, "", "not checked"};
-    if ((entry & 2) == 0) return {false, 0, "A8", "not valid"};
-    const auto mode = static_cast<unsigned>(entry >> 9 & 7);
-    if (mode == 0) return {permitted, address, "", "no tables"};
-    bool same = false;
-    const amdvi_features features{.levels = mode};
-    const walk_result r = walk_both<Constants>(t, features, entry & ones(51, 12), address, a, controls, memory, same);
-    const std::string words = same ? name(r.fault) : "constants and run time differ";
-    return {same && r.fault == fault_kind::none, r.address, amdvi_deviation(r), words};
-}
-
-template <class Constants>
-tally replay_amdvi(const std::string& file)
-{
-    tally t;
-    for_each_case(file, [&](unsigned number, const std::string& text, const recorded_line& line) {
-        ++t.lines;
-        recorded_memory memory;
-        memory.has_addresses = true;
-        word table = line.need("dte") & ones(51, 12);
-        const word address = line.need("iova");
-        for (unsigned level = 6; level >= 1; --level) {
-            const auto before = line.value("e" + std::to_string(level));
-            if (!before) continue;
-            const unsigned shift = 12 + 9 * (level - 1);
-            memory.put(table + 8 * (address >> shift & (level == 6 ? 0x7f : 0x1ff)), *before);
-            table = *before & ones(51, 12);
-        }
-        const std::map<word, word> before = memory.words();
-        const device_outcome found = device_access<Constants>(t, line, memory);
-        ++t.outcomes[found.words];
-        const bool unchanged = memory.words() == before;
-        if (unchanged && found.ok == line.ok() && (!found.ok || found.address == line.need("pa"))) return;
-        if (unchanged && line.ok() && !found.ok && !found.deviation.empty()) {
-            ++t.exceptions[found.deviation];
-            t.deviating[number] = found.deviation;
-            return;
-        }
-        t.fail(number, text, found.words + (unchanged ? "" : ", entries changed"));
-    });
-    return t;
 }
 
 // ---- AArch64

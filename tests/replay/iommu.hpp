@@ -13,6 +13,7 @@
 #include <type_traits>
 #include <utility>
 
+#include <ptebits/amdvi.hpp>
 #include <ptebits/vtd.hpp>
 
 #include "image.hpp"
@@ -188,6 +189,7 @@ public:
             if (text.starts_with('#')) return take_header(w);
             ++cases_;
             const recorded_line c(w, text);
+            if (said_.contains("efr")) return take_host(c, w, line);
             said_.contains("pgtt") ? take_first_stage(c, w, line) : take_second_stage(c, w, line);
         });
         if (cases_ == 0) malformed(file_, 1, "no case in the file");
@@ -384,6 +386,75 @@ private:
             break;
         }
         return o;
+    }
+
+    // ---- AMD-Vi
+
+    /// The entries from the root down, each in the table that the one above has the address of, whatever its level.
+    [[nodiscard]] static memory amd_chain(const recorded_line& c, std::uint64_t device_entry)
+    {
+        memory m;
+        std::uint64_t table = device_entry & ones(51, 12);
+        for (unsigned level = max_levels; level >= 1; --level) {
+            const auto entry = c.before.find(level);
+            if (entry == c.before.end()) continue;
+            m.put(level, table + 8 * (c.address >> (3 + 9 * level) & (level == 6 ? 0x7f : 0x1ff)), entry->second);
+            table = entry->second & ones(51, 12);
+        }
+        return m;
+    }
+
+    /// Why QEMU lets an access pass that the manual refuses; none where it has no reason to.
+    [[nodiscard]] static std::optional<std::string> let_pass(const walk_result& r)
+    {
+        const std::uint64_t next = r.last_entry() >> 9 & 7;
+        const bool page = next == 0 || next == 7;
+        switch (r.fault) {
+        case fault_kind::not_present:
+            if (r.last_entry() != 0 && page) return "absent-leaf";
+            return {};
+        case fault_kind::address_too_wide:
+            return r.level == 0 ? "address-too-wide" : "skipped-bits";
+        case fault_kind::reserved_bits:
+            break;
+        default:
+            return {};
+        }
+        if (r.broken == rule::reserved_bits && (r.bits & ~ones(58, 52)) == 0) return "bits-58-52";
+        if (r.level == 6 && page) return "page-at-level-6";
+        if (r.broken == rule::page_size || (r.broken == rule::next_level && next == 7)) return "size-of-another-level";
+        if (r.broken == rule::next_level || r.broken == rule::no_such_kind) return "level-not-below";
+        return {};
+    }
+
+    void take_host(const recorded_line& c, const words& w, std::size_t line)
+    {
+        constexpr amdvi_host_features one{.levels = 1}, two{.levels = 2}, three{.levels = 3}, four{.levels = 4},
+            five{.levels = 5}, six{.levels = 6};
+        const std::uint64_t device_entry = c.number(w, "dte");
+        const amdvi_host_paging::controls controls{.read = (device_entry >> 61 & 1) != 0,
+                                                   .write = (device_entry >> 62 & 1) != 0};
+        const auto mode = static_cast<unsigned>(device_entry >> 9 & 7);
+        outcome o;
+        if ((device_entry & 3) != 3 || mode == 0) {
+            // Not translated: passed on unchecked, refused, or passed on under IR and IW.
+            const bool refused =
+                (device_entry & 1) != 0 && ((device_entry & 2) == 0 || !(c.writes ? controls.write : controls.read));
+            o.after = amd_chain(c, device_entry).entries();
+            o.walked.address = c.address;
+            if (refused) o.walked.fault = fault_kind::protection;
+        } else {
+            o = walked<one, two, three, four, five, six>(c, amdvi_host_features{.levels = mode},
+                                                         device_entry & ones(51, 12), controls,
+                                                         amd_chain(c, device_entry));
+        }
+        std::optional<std::string> rules;
+        if (o.after == c.after && static_cast<bool>(o.walked) == c.ok) {
+            if (!c.ok || o.walked.address == c.number(w, "pa")) rules = "";
+        } else if (o.after == c.after && c.ok) {
+            rules = (device_entry & 3) == 1 ? "v-without-tv" : let_pass(o.walked);
+        }
+        judge(c, line, o, rules);
     }
 
     const std::string& file_;
