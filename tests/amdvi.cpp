@@ -438,3 +438,37 @@ TEST_CASE("absent entries of AMD-Vi hold what software wants")
         CHECK(walk_to(six, 1, entry, 0x1000).ended.fault == fault_kind::not_present);
     }
 }
+
+TEST_CASE("AMD-Vi's guest tables above host tables: the event is of the tables that refuse")
+{
+    constexpr auto guest = amdvi_guest<amdvi_guest_features{}>;
+    constexpr auto host = amdvi_host<amdvi_host_features{.levels = 2}>;
+    constexpr word host_root = 0x10'0000, guest_root = 0x20'0000;
+    walking::arena memory(host_root, 0x200);
+    memory.put(host_root + 8 * 1, 0x10'1000 | 0x6000'0000'0000'0201);
+    const auto host_page = [&](word address, word rights) {
+        memory.put(0x10'1000 + 8 * (address >> 12 & 0x1ff), address | rights << 61 | 1);
+    };
+    for (word n = 0; n < 16; ++n) host_page(guest_root + 0x1000 * n, 3);
+    for (word n = 0; n < 4; ++n) {
+        memory.put(guest_root + 0x1000 * n, (n < 3 ? guest_root + 0x1000 * (n + 1) : guest_root + 0x8000) | 7);
+    }
+    const auto walked = [&](const device_access& a, word& event) {
+        const auto r = nested_walk(guest, guest_root, host, host_root, 0x123, a, {}, memory);
+        event = fault_code(r, a, {}, guest, host).value;
+        return r;
+    };
+    word event = 0;
+    CHECK(walked(writing, event).address() == guest_root + 0x8123);
+    CHECK(memory.get<word>(guest_root + 0x3000) == ((guest_root + 0x8000) | 0x67));
+    host_page(guest_root + 0x8000, 1);
+    CHECK_FALSE(walked(writing, event));
+    CHECK(event == 0x2070'0000'0000'0000);  // of host tables: GN is clear
+    host_page(guest_root + 0x1000, 1);
+    memory.put(guest_root + 0x1000, (guest_root + 0x2000) | 7);
+    CHECK_FALSE(walked(reading, event));
+    CHECK(event == 0x2070'0000'0000'0000);  // A cannot be set
+    memory.put(guest_root, word{0});
+    CHECK_FALSE(walked(writing, event));
+    CHECK(event == 0x2025'0000'0000'0000);
+}

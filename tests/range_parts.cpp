@@ -10,7 +10,6 @@
 #include <utility>
 #include <vector>
 
-#include <ptebits/amdvi.hpp>
 #include <ptebits/ptebits.hpp>
 
 #include "walking.hpp"

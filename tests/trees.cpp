@@ -6,7 +6,6 @@
 #include <cstdint>
 #include <cstdlib>
 #include <functional>
-#include <ptebits/amdvi.hpp>
 #include <ptebits/ptebits.hpp>
 #include <random>
 #include <string>

@@ -4,7 +4,6 @@
 
 #include <cstdint>
 #include <ostream>
-#include <ptebits/amdvi.hpp>
 #include <ptebits/ptebits.hpp>
 #include <random>
 #include <string_view>

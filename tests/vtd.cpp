@@ -292,3 +292,62 @@ TEST_CASE("VT-d, first stage where walks do not snoop: A and D are preset, or a 
     CHECK(reason(first_not_snooped, chain.walked(reading), reading) == 0x81);
     CHECK(chain.get(1) == 0x1234'5003);
 }
+
+TEST_CASE("VT-d, both stages: the first stage's tables are read, and A and D set, by the second's rights")
+{
+    constexpr auto below = vtd_second<vtd_second_features{.levels = 3, .scalable = true}>;
+    constexpr word second_root = 0x10'0000, first_root = 0x20'0000;
+    walking::arena memory(second_root, 0x200);
+    // Gigabyte 0 as it is; level 2 and 1 for single pages.
+    constexpr word level_2 = 0x10'1000, level_1 = 0x10'2000;
+    memory.put(second_root, level_2 | 3);
+    memory.put(level_2 + 8 * 1, level_1 | 3);
+    const auto second_page = [&](word address, word rights) {
+        memory.put(level_1 + 8 * (address >> 12 & 0x1ff), address | rights);
+    };
+    // The first stage's tables at 20'0000h, 20'1000h and on; a page at 20'8000h.
+    for (word n = 0; n < 4; ++n) {
+        memory.put(first_root + 0x1000 * n, (n < 3 ? first_root + 0x1000 * (n + 1) : first_root + 0x8000) | 7);
+    }
+    const auto walked = [&](const device_access& a, word& why) {
+        const auto r = nested_walk(first, first_root, below, second_root, 0x123, a, {}, memory);
+        why = static_cast<word>(nested_reason(r, a, {}, first, below));
+        return r;
+    };
+    const auto all_pages = [&](word rights) {
+        for (word n = 0; n < 16; ++n) second_page(first_root + 0x1000 * n, rights);
+    };
+    word why = 0;
+    all_pages(3);
+    const auto r = walked(writing, why);
+    CHECK(r);
+    CHECK(why == 0);
+    CHECK(r.address() == first_root + 0x8123);
+    CHECK(memory.get<word>(first_root + 0x3000) == ((first_root + 0x8000) | 0x67));
+    CHECK(memory.get<word>(first_root) == ((first_root + 0x1000) | 0x27));
+
+    second_page(first_root + 0x8000, 1);
+    CHECK_FALSE(walked(writing, why));
+    CHECK(why == 0x85);
+    second_page(first_root + 0x8000, 0);
+    CHECK_FALSE(walked(reading, why));
+    CHECK(why == 0x79);
+    second_page(first_root, 2);
+    CHECK_FALSE(walked(reading, why));
+    CHECK(why == 0x75);
+    second_page(first_root, 3);
+    second_page(first_root + 0x2000, 2);
+    CHECK_FALSE(walked(reading, why));
+    CHECK(why == 0x76);
+    all_pages(1);
+    CHECK(walked(reading, why));  // A is set in all
+    memory.put(first_root + 0x1000, (first_root + 0x2000) | 7);
+    CHECK_FALSE(walked(reading, why));
+    CHECK(why == 0x77);
+    memory.put(first_root, word{1} << 39 | 0x27);
+    CHECK_FALSE(walked(reading, why));
+    CHECK(why == 0x74);
+    memory.put(first_root, word{0});
+    CHECK_FALSE(walked(reading, why));
+    CHECK(why == 0x71);
+}

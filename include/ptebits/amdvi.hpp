@@ -3,6 +3,8 @@
 // tables above host tables.
 #pragma once
 
+#include <cstdint>
+
 #include <ptebits/device.hpp>
 #include <ptebits/formats/amdvi.hpp>
 #include <ptebits/nested_walk.hpp>

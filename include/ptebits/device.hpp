@@ -2,6 +2,8 @@
 // What a device asks of an IOMMU, for Intel's and AMD's alike.
 #pragma once
 
+#include <cstdint>
+
 #include <ptebits/x86.hpp>
 
 namespace ptebits {
@@ -28,6 +30,22 @@ struct device_controls {
 
     [[nodiscard]] constexpr bool operator==(const device_controls&) const = default;
 };
+
+/// An aligned block of 2^shift bytes, as invalidations take them.
+struct address_block {
+    std::uint64_t first = 0;
+    unsigned shift = 64;  ///< 64: all addresses
+
+    [[nodiscard]] constexpr bool operator==(const address_block&) const = default;
+};
+
+/// The smallest aligned block of pages of 4 Kbytes that holds a range. Precondition: first <= last.
+[[nodiscard]] constexpr address_block block_around(std::uint64_t first, std::uint64_t last) noexcept
+{
+    unsigned shift = 12;
+    while (shift < 64 && first >> shift != last >> shift) ++shift;
+    return {shift == 64 ? 0 : first >> shift << shift, shift};
+}
 
 namespace detail {
 

@@ -1,20 +1,25 @@
 // SPDX-License-Identifier: BSL-1.0
-// All of ptebits but text_stream.hpp, which needs a hosted standard library.
+// All of ptebits but text_stream.hpp, which needs a hosted standard library, and amdvi_registers.hpp and
+// vtd_registers.hpp, which are for drivers of IOMMUs alone.
 #pragma once
 
 #include <ptebits/ageing.hpp>
+#include <ptebits/amdvi.hpp>
 #include <ptebits/attributes.hpp>
 #include <ptebits/combine.hpp>
 #include <ptebits/config.hpp>
+#include <ptebits/device.hpp>
 #include <ptebits/entries.hpp>
 #include <ptebits/entry.hpp>
 #include <ptebits/field.hpp>
 #include <ptebits/flush.hpp>
 #include <ptebits/format.hpp>
+#include <ptebits/formats/amdvi.hpp>
 #include <ptebits/formats/ept.hpp>
 #include <ptebits/formats/npt.hpp>
 #include <ptebits/formats/riscv.hpp>
 #include <ptebits/formats/shadow.hpp>
+#include <ptebits/formats/vtd.hpp>
 #include <ptebits/formats/x86_fields.hpp>
 #include <ptebits/layout.hpp>
 #include <ptebits/map.hpp>
@@ -39,6 +44,7 @@
 #include <ptebits/tree.hpp>
 #include <ptebits/unmap.hpp>
 #include <ptebits/visit.hpp>
+#include <ptebits/vtd.hpp>
 #include <ptebits/walk.hpp>
 #include <ptebits/x86.hpp>
 #include <ptebits/x86_flush.hpp>

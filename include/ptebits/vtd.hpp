@@ -3,6 +3,9 @@
 // the first above the second.
 #pragma once
 
+#include <cstdint>
+#include <type_traits>
+
 #include <ptebits/device.hpp>
 #include <ptebits/formats/vtd.hpp>
 #include <ptebits/nested_walk.hpp>
@@ -23,8 +26,11 @@ enum class vtd_reason : std::uint8_t {
     context_access = 0x9,   ///< the context entry could not be read
     root_reserved = 0xa,
     context_reserved = 0xb,
-    entry_reserved = 0xc,      ///< legacy mode: reserved bits of a paging entry
-    blocked = 0xd,             ///< TT does not allow such requests
+    entry_reserved = 0xc,  ///< legacy mode: reserved bits of a paging entry
+    blocked = 0xd,         ///< TT does not allow such requests
+    pasid_not_present = 0x59,
+    pasid_reserved = 0x5a,
+    pasid_invalid = 0x5b,      ///< PGTT, AW or FSPM that the unit does not have
     first_access = 0x70,       ///< first stage: an entry could not be read
     first_not_present = 0x71,  ///< P is clear
     first_reserved = 0x72,
@@ -182,5 +188,16 @@ private:
         }
     }
 };
+
+/// The reason of a walk of both stages (PGTT 3). The second stage is in scalable mode.
+template <walkable_format Guest, walkable_format Host>
+[[nodiscard]] constexpr vtd_reason nested_reason(const nested_result<device_access>& r, const device_access& a,
+                                                 const std::type_identity_t<nested_controls<Guest, Host>>& cpu,
+                                                 const Guest& first, const Host& second) noexcept
+{
+    const auto reason = static_cast<vtd_reason>(fault_code(r, a, cpu, first, second).value);
+    const bool of_root = reason == vtd_reason::nested_read && r.guest.steps == 0;
+    return of_root ? vtd_reason::nested_root_read : reason;
+}
 
 }  // namespace ptebits

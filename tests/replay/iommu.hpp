@@ -13,8 +13,8 @@
 #include <type_traits>
 #include <utility>
 
-#include <ptebits/amdvi.hpp>
-#include <ptebits/vtd.hpp>
+#include <ptebits/amdvi_registers.hpp>
+#include <ptebits/vtd_registers.hpp>
 
 #include "image.hpp"
 #include "report.hpp"
@@ -235,6 +235,18 @@ private:
 
     // ---- VT-d
 
+    /// The tables by the context or PASID-table entry that was recorded, from the header. `pe`: bits 139:128 of it.
+    [[nodiscard]] vtd_tables tables_of(const words& w, std::uint64_t pe = 0) const
+    {
+        const vtd_unit unit{hexadecimal(w, "cap"), hexadecimal(w, "ecap"), decimal(w, "haw")};
+        const std::uint64_t root = hexadecimal(w, "root");
+        const std::uint64_t width = decimal(w, "levels") - 2;
+        if (need(w, "mode") == "legacy") return read_vtd_context(root | 1, width | 2 << 8, unit);
+        const bool first = said_.contains("pgtt");
+        const std::uint64_t words[3] = {1 | width << 2 | (first ? 1U << 6 : root | 2U << 6), 2, first ? root | pe : 0};
+        return read_vtd_pasid_entry(words, unit);
+    }
+
     /// Whether an outcome is the recorded one, with this reason of the library's.
     static bool is_recorded(const recorded_line& c, const words& w, const outcome& o, std::uint64_t reason)
     {
@@ -267,18 +279,18 @@ private:
 
     void take_second_stage(const recorded_line& c, const words& w, std::size_t line)
     {
-        constexpr vtd_second_features legacy4{.physical_bits = 48, .snoop_control = false};
-        constexpr vtd_second_features legacy3{.levels = 3, .physical_bits = 39, .snoop_control = false};
-        constexpr vtd_second_features snoop4{.physical_bits = 48};
-        constexpr vtd_second_features scalable4{.physical_bits = 48, .scalable = true, .snoop_control = false};
-        vtd_second_features f;
-        f.levels = decimal(w, "levels");
-        f.physical_bits = decimal(w, "haw");
-        f.scalable = need(w, "mode") == "scalable";
-        f.snoop_control = need(w, "snoop_control") == "1";
-        const vtd_second_paging::controls controls{.address_bits = decimal(w, "mgaw")};
-        const std::uint64_t root = hexadecimal(w, "root");
-        const memory met = chain(c, f.levels, root, f.physical_bits);
+        constexpr vtd_second_features legacy4{.physical_bits = 48, .coherent = false, .snoop_control = false};
+        constexpr vtd_second_features legacy3{
+            .levels = 3, .physical_bits = 39, .coherent = false, .snoop_control = false};
+        constexpr vtd_second_features snoop4{.physical_bits = 48, .coherent = false};
+        constexpr vtd_second_features scalable4{
+            .physical_bits = 48, .scalable = true, .coherent = false, .snoop_control = false};
+        const vtd_tables t = tables_of(w);
+        if (t.stages != vtd_stages::second) w.fail("the context has no second stage");
+        const vtd_second_features& f = t.second;
+        const vtd_second_paging::controls& controls = t.second_controls;
+        const std::uint64_t root = t.second_root;
+        const memory met = chain(c, decimal(w, "levels"), root, decimal(w, "haw"));
         const outcome o = walked<legacy4, legacy3, snoop4, scalable4>(c, f, root, controls, met);
         std::optional<std::string> rules;
         if (!record_is_right(c, w)) return judge(c, line, o, rules);
@@ -306,15 +318,13 @@ private:
     {
         constexpr vtd_first_features plain{.physical_bits = 48};
         constexpr vtd_first_features nxe{.physical_bits = 48, .execute_disable = true};
-        const std::uint64_t pe = c.number(w, "pe");
-        vtd_first_features f;
-        f.levels = decimal(w, "levels");
-        f.physical_bits = decimal(w, "haw");
-        f.gigabyte_pages = need(w, "fs1gp") == "1";
-        f.execute_disable = (pe & 0x20) != 0;
-        const device_controls controls{.write_protect = (pe & 0x10) != 0, .smep = (pe & 0x40) != 0};
-        const std::uint64_t root = hexadecimal(w, "root");
-        const memory met = chain(c, f.levels, root, f.physical_bits);
+        const vtd_tables t = tables_of(w, c.number(w, "pe"));
+        if (t.stages != vtd_stages::first) w.fail("the PASID-table entry has no first stage");
+        vtd_first_features f = t.first;
+        f.coherent = true;  // the unit says that it is not, and sets A and D: else each such line were reason 90
+        const device_controls& controls = t.first_controls;
+        const std::uint64_t root = t.first_root;
+        const memory met = chain(c, decimal(w, "levels"), root, decimal(w, "haw"));
         const outcome o = walked<plain, nxe>(c, f, root, controls, met);
         if (!record_is_right(c, w)) return judge(c, line, o, {});
         const std::string rules = first_stage_rules(c, w, f, o, root, controls, met);
@@ -432,21 +442,18 @@ private:
         constexpr amdvi_host_features one{.levels = 1}, two{.levels = 2}, three{.levels = 3}, four{.levels = 4},
             five{.levels = 5}, six{.levels = 6};
         const std::uint64_t device_entry = c.number(w, "dte");
-        const amdvi_host_paging::controls controls{.read = (device_entry >> 61 & 1) != 0,
-                                                   .write = (device_entry >> 62 & 1) != 0};
-        const auto mode = static_cast<unsigned>(device_entry >> 9 & 7);
+        const amdvi_tables t = read_amdvi_device_entry({device_entry, 2}, {.efr = hexadecimal(w, "efr")});
         outcome o;
-        if ((device_entry & 3) != 3 || mode == 0) {
-            // Not translated: passed on unchecked, refused, or passed on under IR and IW.
-            const bool refused =
-                (device_entry & 1) != 0 && ((device_entry & 2) == 0 || !(c.writes ? controls.write : controls.read));
+        if (t.stages == amdvi_stages::host) {
+            o = walked<one, two, three, four, five, six>(c, t.host, t.host_root, t.host_controls,
+                                                         amd_chain(c, device_entry));
+        } else {
+            const bool passes =
+                t.stages == amdvi_stages::unchecked ||
+                (t.stages == amdvi_stages::pass_through && (c.writes ? t.host_controls.write : t.host_controls.read));
             o.after = amd_chain(c, device_entry).entries();
             o.walked.address = c.address;
-            if (refused) o.walked.fault = fault_kind::protection;
-        } else {
-            o = walked<one, two, three, four, five, six>(c, amdvi_host_features{.levels = mode},
-                                                         device_entry & ones(51, 12), controls,
-                                                         amd_chain(c, device_entry));
+            if (!passes) o.walked.fault = fault_kind::protection;
         }
         std::optional<std::string> rules;
         if (o.after == c.after && static_cast<bool>(o.walked) == c.ok) {
