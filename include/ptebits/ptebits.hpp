@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSL-1.0
-// All of ptebits but text_stream.hpp, which needs a hosted standard library, and amdvi_registers.hpp and
-// vtd_registers.hpp, which are for drivers of IOMMUs alone.
+// All of ptebits but text_stream.hpp, which needs a hosted standard library, and what only drivers of IOMMUs need:
+// amdvi_registers.hpp, vtd_registers.hpp and shared_tables.hpp.
 #pragma once
 
 #include <ptebits/ageing.hpp>
