@@ -7,6 +7,7 @@
 #include <iterator>
 #include <ptebits/amdvi.hpp>
 #include <ptebits/ptebits.hpp>
+#include <vector>
 
 #include "leaf_model.hpp"
 #include "manual.hpp"
@@ -315,6 +316,27 @@ TEST_CASE("sizes coded in addresses")
     CHECK(encode(kind::run, 1, 0x1000, {}, six).error == encode_error::address_misaligned);
     CHECK(encode(kind::run, 2, 0x20'0000, {}, six).error == encode_error::address_misaligned);
     CHECK(encode(kind::run, 2, 0x40'0000, {.write = false}, six).entry == 0x2000'0000'005f'fe01);
+    for (unsigned shift = 0; shift <= 64; ++shift) {
+        CAPTURE(shift);
+        const encoded_page e = encode_coded(shift, 0, {.write = false}, six, six->force_coherent);
+        const bool coded = shift > 12 && shift < 57 && (shift - 12) % 9 != 0;
+        REQUIRE(static_cast<bool>(e) == (coded && shift <= 52));
+        if (!e) {
+            CHECK(e.error == (coded ? encode_error::address_too_wide : encode_error::no_such_entry));
+            continue;
+        }
+        CHECK(e.entry == (0x3000'0000'0000'0e01 | (shift > 13 ? ones(shift - 2, 12) : 0)));
+        CHECK(page_shift_of(e.entry, e.level, six) == shift);
+        CHECK(e.level == (shift - 12) / 9 + 1);
+        CHECK(e.copies_shift == (shift - 12) % 9);
+        CHECK(legal(e.entry, e.level, six));
+    }
+    CHECK(encode_coded(14, 0x1'4000, {}, six).entry == 0x6000'0000'0001'5e01);
+    CHECK(encode_coded(14, 0x1'2000, {}, six).error == encode_error::address_misaligned);
+    CHECK(encode_coded(14, word{1} << 52, {}, six).error == encode_error::address_too_wide);
+    CHECK(encode_coded(30, 0, {}, amdvi_host<amdvi_host_features{.levels = 2}>).error == encode_error::no_such_entry);
+    CHECK(encode_coded(14, 0, {}, ept<ept_features{}>).error == encode_error::no_such_entry);
+    CHECK(encode_coded(14, 0, {}, format_for(amdvi_host_features{.levels = 9})).error == encode_error::no_such_entry);
 }
 
 TEST_CASE("64-bit addresses of a device")
@@ -471,4 +493,62 @@ TEST_CASE("AMD-Vi's guest tables above host tables: the event is of the tables t
     memory.put(guest_root, word{0});
     CHECK_FALSE(walked(writing, event));
     CHECK(event == 0x2025'0000'0000'0000);
+}
+
+TEST_CASE("AMD-Vi: a page of a coded size is aged and harvested as one, whichever copy has A and D")
+{
+    for (const unsigned level : {1U, 2U}) {
+        const unsigned base = 12 + 9 * (level - 1);
+        for (const unsigned shift : {base + 1, base + 2, base + 7, base + 8}) {
+            CAPTURE(shift);
+            constexpr auto two =
+                amdvi_host<amdvi_host_features{.levels = 2, .accessed_bits = true, .dirty_bits = true}>;
+            tables_of_six t;
+            const word copies = word{1} << (shift - base);
+            const word entry = sized_entry(0, shift);
+            // From slot `copies` of the table on; a page of 4 Kbytes, or 2 Mbytes, before it.
+            const unsigned table = level == 1 ? 1 : 0;
+            t.put(0, 0, t.table(1) | 0x6000'0000'0000'0201);
+            for (word n = 0; n < copies; ++n) t.put(table, copies + n, entry);
+            const word own = encode(kind::leaf, level, 0, {}, two).entry;
+            t.put(table, copies - 1, own | 0x60);
+            struct seen_page {
+                word address;
+                word size;
+            };
+            std::vector<seen_page> seen;
+            const auto report = [&](word address, word size) { seen.push_back({address, size}); };
+            for (const word marked : {word{0}, copies / 2, copies - 1}) {
+                CAPTURE(marked);
+                t.put(table, copies + marked, entry | 0x60);
+                t.put(table, copies - 1, own | 0x60);
+                seen.clear();
+                CHECK(harvest_range(two, t.root, {}, t.memory, report).pages == 2);
+                REQUIRE(seen.size() == 2);
+                CHECK(seen[0].address == (copies - 1) << base);
+                CHECK(seen[0].size == word{1} << base);
+                CHECK(seen[1].address == word{1} << shift);
+                CHECK(seen[1].size == word{1} << shift);
+                CHECK(t.memory.get<word>(t.table(table) + 8 * (copies + marked)) == (entry | 0x20));
+                // A range inside the page that does not hold the copy with A.
+                const word inside = (copies + copies - 1 - marked) << base;
+                seen.clear();
+                CHECK(age_range(two, t.root, {inside, inside}, t.memory, report).pages == 1);
+                REQUIRE(seen.size() == 1);
+                CHECK(seen[0].address == word{1} << shift);
+                CHECK(seen[0].size == word{1} << shift);
+                CHECK(t.memory.get<word>(t.table(table) + 8 * (copies + marked)) == entry);
+                CHECK(harvest_range(two, t.root, {}, t.memory, report).pages == 0);
+            }
+            // An entry among them that is no copy is a page of its own.
+            t.put(table, copies + 1, own | 0x60);
+            t.put(table, copies, entry | 0x60);
+            seen.clear();
+            CHECK(harvest_range(two, t.root, {copies << base, ~word{0}}, t.memory, report).pages == 2);
+            REQUIRE(seen.size() == 2);
+            CHECK(seen[0].size == word{1} << shift);
+            CHECK(seen[1].address == (copies + 1) << base);
+            CHECK(seen[1].size == word{1} << base);
+        }
+    }
 }

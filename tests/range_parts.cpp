@@ -136,11 +136,17 @@ private:
     void grow(unsigned level, std::size_t table, word begin)
     {
         const shape& s = format_->shape();
+        std::size_t free = 0;  // behind the copies of a coded size
         for (const std::size_t i : some_slots(level)) {
+            if (i < free) continue;
             const word address = begin + (word{i} << s.page_shift(level));
             const bool may_refer = level > 1 && slots.size() >> table_shift_ < 32 && !dice_.one_in(3);
             const kind k = may_refer ? kind::table : dice_.one_in(4) ? kind::run : kind::leaf;
             if (!format_->exists(level, k)) continue;
+            if (k == kind::run && format_->layout_at(level, k).sized) {
+                free = put_copies(level, table, i, free, begin);
+                continue;
+            }
             const bool is_missing = may_refer && dice_.one_in(12);
             const std::size_t below = may_refer && !is_missing ? add_table() : 0;
             const word target = !may_refer ? 0 : is_missing ? root / 2 : root + below * sizeof(slot_type);
@@ -165,6 +171,32 @@ private:
             if (level > 1) upper.push_back({slot, level, address, may_refer});
             if (may_refer && !is_missing) grow(next_level, below, address);
         }
+    }
+
+    // Copies of an entry of a coded size around a slot, A and D in any of them, unless some slot is taken. Returns the
+    // slot behind them.
+    std::size_t put_copies(unsigned level, std::size_t table, std::size_t i, std::size_t free, word begin)
+    {
+        const shape& s = format_->shape();
+        const layout& l = format_->layout_at(level, kind::run);
+        const unsigned more = static_cast<unsigned>(1 + dice_.below(4));
+        const std::size_t copies = std::size_t{1} << more;
+        const std::size_t first = i & ~(copies - 1);
+        if (first < free) return free;
+        for (std::size_t n = first; n < first + copies; ++n) {
+            if (slots[table + n] != 0) return free;
+        }
+        const unsigned shift = s.page_shift(level) + more;
+        word entry = encode(kind::run, level, 0, {}, format_).entry;
+        if (shift > 13) entry |= ones(shift - 2, 12);
+        if (dice_.one_in(12)) entry |= l.mask(role::reserved) & (0 - l.mask(role::reserved));
+        for (std::size_t n = first; n < first + copies; ++n) {
+            const word flags =
+                (dice_.one_in(3) ? l.mask(role::accessed) : 0) | (dice_.one_in(3) ? l.mask(role::dirty) : 0);
+            slots[table + n] = static_cast<slot_type>(entry | flags);
+            if (level > 1) upper.push_back({table + n, level, begin + (word{n} << s.page_shift(level)), false});
+        }
+        return first + copies;
     }
 
     const Format& format_;

@@ -589,4 +589,45 @@ template <entry_format F>
     return {entry, encode_error::none};
 }
 
+namespace detail {
+
+/// The bits of an entry that code the size of its page. Precondition: the layout has such a size.
+[[nodiscard]] constexpr std::uint64_t size_bits(const layout& l, unsigned shift) noexcept
+{
+    const unsigned count = shift - l.offset_bits - 1;
+    return count == 0 ? 0 : ones(count - 1, 0) << l.pieces[0].at.shift();
+}
+
+}  // namespace detail
+
+/// An entry of a page whose size is coded in it, and which entries hold it.
+struct encoded_page {
+    std::uint64_t entry = 0;
+    encode_error error = encode_error::none;
+    unsigned level = 0;
+    unsigned copies_shift = 0;  ///< log2 of the entries that hold it, side by side
+
+    [[nodiscard]] constexpr explicit operator bool() const noexcept { return error == encode_error::none; }
+};
+
+/// The entry of a page of 2^shift bytes, where that is a size coded in the address (AMD-Vi), as encode(). Errors: as
+/// encode(); no_such_entry where it is no such size.
+template <entry_format F>
+[[nodiscard]] constexpr encoded_page encode_coded(unsigned shift, std::uint64_t physical, permissions grant,
+                                                  const F& format, const field_values& also = {}) noexcept
+{
+    const shape& s = format->shape();
+    unsigned level = 1;
+    while (level < s.levels && s.page_shift(level + 1) <= shift) ++level;
+    const layout& l = format->layout_at(level, kind::run);
+    const bool between = format->exists(level, kind::run) && l.sized && shift > s.page_shift(level) &&
+                         shift < s.page_shift(level + 1) && shift < 64;
+    if (!between) return {0, encode_error::no_such_entry};
+    if ((physical & ones(shift - 1, 0)) != 0) return {0, encode_error::address_misaligned};
+    if (shift > l.pieces[0].holds + l.pieces[0].at.width()) return {0, encode_error::address_too_wide};
+    const encoded e = encode(kind::run, level, physical, grant, format, also);
+    if (!e) return {0, e.error};
+    return {e.entry | detail::size_bits(l, shift), encode_error::none, level, shift - s.page_shift(level)};
+}
+
 }  // namespace ptebits

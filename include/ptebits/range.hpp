@@ -98,12 +98,11 @@ struct range_counts {
 
 namespace detail {
 
-/// Whether an entry of level 1 is one of a run. One whose size is coded in it stands for itself.
+/// Whether an entry of level 1 is one of a run.
 template <slot_word Word, entry_format F>
 [[nodiscard]] constexpr bool is_in_run(Word entry, const F& format) noexcept
 {
-    return kind_of(entry, 1, format) == kind::run && !format->layout_at(1, kind::run).sized &&
-           translates(entry, format, 1);
+    return kind_of(entry, 1, format) == kind::run && translates(entry, format, 1);
 }
 
 /// The slots of a block in `look_at` that are entries of runs, and the others of their runs: hardware sets A and D in
@@ -125,6 +124,45 @@ template <slot_word Word, entry_format F, slot_access Access>
     return found;
 }
 
+/// A page whose size is coded in its entries, which are copies of each other side by side in one table.
+struct coded_page {
+    std::uint64_t first = 0;  // index of its first slot
+    std::uint64_t end = 0;    // 0: none
+    std::uint64_t entry = 0;  // without what copies may differ in
+    std::uint64_t compared = 0;
+    unsigned shift = 0;
+
+    constexpr coded_page() = default;
+    template <entry_format F>
+    constexpr coded_page(std::uint64_t of, std::uint64_t index, unsigned level, const F& format) noexcept
+    {
+        const layout& l = format->layout_at(level, kind::run);
+        shift = page_shift_of(of, level, format);
+        const std::uint64_t copies = std::uint64_t{1} << (shift - format->shape().page_shift(level));
+        first = index & ~(copies - 1);
+        end = first + copies;
+        compared = ~(l.mask(role::accessed) | l.mask(role::dirty) | l.mask(role::software));
+        entry = of & compared;
+    }
+    [[nodiscard]] constexpr bool has(std::uint64_t index, std::uint64_t other) const noexcept
+    {
+        return index >= first && index < end && (other & compared) == entry;
+    }
+};
+
+/// Does an operation to all copies of a page's entry: hardware sets A and D in any of them for all. Returns whether it
+/// was done to one.
+template <slot_word Word, class Operation, slot_access Access>
+[[nodiscard]] constexpr bool clear_copies(Word* slots, const coded_page& page, const Operation& clear, Access access,
+                                          unsigned level)
+{
+    bool any = false;
+    for (std::uint64_t n = page.first; n < page.end; ++n) {
+        if (page.has(n, access.load(slots[n]))) any = clear(slots[n], access, level) || any;
+    }
+    return any;
+}
+
 /// Does an operation to every leaf that maps a part of a range, and reports where it was
 /// done. An array keeps, for each level, where to go on.
 template <slot_word Word, class Operation, entry_format F, class Memory, class Report, slot_access Access>
@@ -134,6 +172,7 @@ constexpr range_counts clear_in_range(const Operation& clear, const F& format, s
     struct position : slot_run {
         Word* slots = nullptr;
         unsigned above = 0;  // the level to go on with after this table
+        coded_page done;     // the last one
     };
     const shape& t = format->shape();
     range_counts counts;
@@ -147,7 +186,7 @@ constexpr range_counts clear_in_range(const Operation& clear, const F& format, s
 
     position at[max_levels + 1];
     const auto enter = [&](unsigned level, Word* slots, std::uint64_t begin, unsigned above) {
-        at[level] = {slot_run(t, level, begin, part), slots, above};
+        at[level] = {slot_run(t, level, begin, part), slots, above, {}};
         counts.tables += own(begin);
     };
     const auto found = [&](std::uint64_t offset, unsigned page_shift) {
@@ -165,7 +204,7 @@ constexpr range_counts clear_in_range(const Operation& clear, const F& format, s
             level = here.above;
             continue;
         }
-        if (level == 1) {
+        if (level == 1 && !format->uses_sizes()) {
             // Up to the end of the block or of the range.
             const std::uint64_t block = here.next / block_slots * block_slots;
             const std::uint64_t slots = std::uint64_t{1} << t.index_bits_at(1);
@@ -203,11 +242,18 @@ constexpr range_counts clear_in_range(const Operation& clear, const F& format, s
             continue;
         }
         if (!legal(entry, level, format)) {
-            counts.illegal += own(begin);
+            counts.illegal += level != 1 && own(begin);
             continue;
         }
         const kind k = kind_of(entry, level, format);
         const layout& l = format->layout_at(level, k);
+        if (k == kind::run && l.sized) {
+            if (here.done.has(here.next - 1, entry)) continue;
+            here.done = coded_page(entry, here.next - 1, level, format);
+            const std::uint64_t page = here.begin + (here.done.first << t.page_shift(level));
+            if (own(page) && clear_copies(here.slots, here.done, clear, access, level)) found(page, here.done.shift);
+            continue;
+        }
         if (k != kind::table) {
             if (own(begin) && clear(slot, access, level)) found(begin, t.page_shift(level));
             continue;
@@ -253,10 +299,11 @@ template <entry_format F, unsigned S>
 /// an access_tracking; `root` the physical address of the top table. Follows only present
 /// entries that break no rule; guarantees, precondition and order of each leaf: age().
 ///
-/// Addresses are reported in order, a large page or a run of level 1 once and from its beginning: of a run all entries
-/// are aged, also those outside the range, since hardware sets A in any of them for all. Entries of runs of another
-/// level, or of more than 64 entries, are pages of their own. Tables may share tables, or contain themselves: a page is
-/// reported for each way to it, and only the range and the number of levels bound the time.
+/// Addresses are reported in order, a large page, a page of a coded size or a run of level 1 once and from its
+/// beginning: of the two latter all entries are aged, also those outside the range, since hardware sets A in any of
+/// them for all. Entries of runs of another level, or of more than 64 entries, are pages of their own. Tables may share
+/// tables, or contain themselves: a page is reported for each way to it, and only the range and the number of levels
+/// bound the time.
 template <class By, class Memory, class Report, slot_access Access = atomic_access<>>
     requires requires(const By& by) { detail::format_of(by); }
 constexpr range_counts age_range(const By& by, std::uint64_t root, range_part range, Memory&& memory, Report&& report,

@@ -313,13 +313,6 @@ template <entry_format F>
     }
 }
 
-/// The bits of an entry that code the size of its page. Precondition: the layout has such a size.
-[[nodiscard]] constexpr std::uint64_t size_bits(const layout& l, unsigned shift) noexcept
-{
-    const unsigned count = shift - l.offset_bits - 1;
-    return count == 0 ? 0 : ones(count - 1, 0) << l.pieces[0].at.shift();
-}
-
 /// The entry of slot number `n` of a page.
 template <entry_format F>
 [[nodiscard]] constexpr std::uint64_t entry_in_page(const page_form& form, std::uint64_t physical, std::uint64_t n,
