@@ -15,10 +15,12 @@
 #include <variant>
 #include <vector>
 
+#include <ptebits/formats/amdvi.hpp>
 #include <ptebits/formats/ept.hpp>
 #include <ptebits/formats/npt.hpp>
 #include <ptebits/formats/riscv.hpp>
 #include <ptebits/formats/shadow.hpp>
+#include <ptebits/formats/vtd.hpp>
 #include <ptebits/text.hpp>
 
 #include "features.hpp"
@@ -171,8 +173,9 @@ std::string title_of(const drawing& d, const Format& format)
 {
     if (d.in == kind::none) return "Absent entries";
     static constexpr const char* entry_names[max_levels + 1] = {"", "PTE", "PDE", "PDPTE", "PML4E", "PML5E"};
-    const bool one_name = format->manual_level(1) == 0;  // for entries of all levels
-    std::string names = one_name ? "PTE" : "";
+    // For entries of all levels.
+    const bool one_name = format->manual_level(1) == 0 || format->uses(role::next_level);
+    std::string names = !one_name ? "" : format->uses(role::next_level) && d.in == kind::table ? "PDE" : "PTE";
     std::string numbers;
     for (const unsigned level : d.levels) {
         if (!one_name) names += (names.empty() ? "" : ", ") + std::string(entry_names[level]);
@@ -181,7 +184,8 @@ std::string title_of(const drawing& d, const Format& format)
     const std::string size = page_size(format->shape().page_shift(d.levels.front(), d.in));
     return names + (d.levels.size() > 1 ? " (levels " : " (level ") + numbers + "): " +
            (d.in == kind::table ? "refers to a table"
-            : d.in == kind::run ? "one of a run that maps " + size
+            : d.in == kind::run ? (format->uses_sizes() ? "one of those that map a page of a coded size"
+                                                        : "one of a run that maps " + size)
                                 : "maps a " + size + " page");
 }
 
@@ -491,6 +495,12 @@ files draw()
                                 .memory_bits = memory_bits};
     const riscv_features hart{.levels = 5, .svnapot = true, .svpbmt = true, .svrsw60t59b = true};
     const gstage_features hosts_hart{.levels = 5, .svnapot = true, .svpbmt = true, .svrsw60t59b = true};
+    const vtd_second_features remapped{
+        .levels = 5, .physical_bits = width_m, .scalable = true, .accessed_dirty = true, .transient = true};
+    const vtd_first_features first_stage{.levels = 5, .physical_bits = width_m, .execute_disable = true};
+    const amdvi_host_features host_tables{
+        .levels = 6, .physical_bits = width_m, .accessed_bits = true, .dirty_bits = true};
+    const amdvi_guest_features guest_tables{.levels = 5, .physical_bits = width_m};
     files all;
     std::ostringstream out;
     out << "<!-- Made by examples/draw_formats.cpp from the rows in include/ptebits/formats. Change those. -->\n"
@@ -514,6 +524,8 @@ files draw()
            "- [Nested paging](#nested-paging): formats/npt.hpp\n"
            "- [Extended page tables](#extended-page-tables): formats/ept.hpp\n"
            "- [RISC-V](#risc-v), [Sv32](#sv32), [G-stage](#g-stage): formats/riscv.hpp\n"
+           "- [VT-d, second stage](#vt-d-second-stage), [first stage](#vt-d-first-stage): formats/vtd.hpp\n"
+           "- [AMD-Vi, host tables](#amd-vi-host-tables), [guest tables](#amd-vi-guest-tables): formats/amdvi.hpp\n"
            "\n"
            "## Long mode\n"
            "\n"
@@ -586,6 +598,40 @@ files draw()
            "\n";
     write_differences(out, hart, hosts_hart, "satp, vsatp | hgatp");
     write_features<gstage_features>(out, "gstage_features");
+    out << "## VT-d, second stage\n"
+           "\n"
+           "Intel's IOMMU. Three to five levels of 512 entries. Present = R or W. Intel VT-d specification,\n"
+           "\"Second-Stage Translation\". In entries that refer to tables, revisions read bits 62 and 11 differently:\n"
+           "here they are reserved.\n"
+           "\n";
+    write_features<vtd_second_features>(out, "vtd_second_features");
+    write_entries(out, all, "vtd", remapped);
+    out << "## VT-d, first stage\n"
+           "\n"
+           "The CPU's own format, with four or five levels. \"First-Stage Translation\". These bits have another role\n"
+           "than in the drawings of long mode:\n"
+           "\n";
+    write_differences(out, long_mode, first_stage, "ordinary | first stage");
+    write_features<vtd_first_features>(out, "vtd_first_features");
+    out << "## AMD-Vi, host tables\n"
+           "\n"
+           "One to six levels of 512 entries, 128 at level 6, which has no pages. Present = PR. An entry may refer to "
+           "a\n"
+           "table of any lower level, if the address bits of those between are 0. AMD IOMMU specification, \"I/O Page\n"
+           "Tables for Host Translations\". A page of a coded size has 2^(k+1) bytes if bit k is the lowest zero of\n"
+           "bits 51:12, and all entries that it covers in the table hold the same; those of its bits that are ones at\n"
+           "each such level are drawn as fixed.\n"
+           "\n";
+    write_features<amdvi_host_features>(out, "amdvi_host_features");
+    write_entries(out, all, "amdvi", host_tables);
+    out << "## AMD-Vi, guest tables\n"
+           "\n"
+           "The CPU's own format, with four or five levels. \"Guest Page Tables\". These bits have another role than "
+           "in\n"
+           "the drawings of long mode:\n"
+           "\n";
+    write_differences(out, long_mode, guest_tables, "ordinary | guest");
+    write_features<amdvi_guest_features>(out, "amdvi_guest_features");
     std::string document = out.str();
     document.pop_back();  // the blank line at the end
     all["formats.md"] = std::move(document);

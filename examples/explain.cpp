@@ -32,10 +32,10 @@ constexpr std::string_view usage =
     "       explain --diff FORMAT[,FEATURE=VALUE]... LEVEL OLD NEW\n"
     "       explain --help\n"
     "\n"
-    "FORMAT is shadow (or x86), npt, ept, riscv (Sv32 to Sv57) or gstage (their x4 forms). Features are\n"
-    "those of the library, as in\n"
-    "ept,physical_bits=39,accessed_dirty=0; the others have the library's defaults, but levels is 5\n"
-    "if LEVEL is. LEVEL is the level of the entry: 1 is the level of 4-Kbyte pages,\n"
+    "FORMAT is shadow (or x86), npt, ept, riscv (Sv32 to Sv57), gstage (their x4 forms), vtd_second,\n"
+    "vtd_first (VT-d's stages), amdvi_host or amdvi_guest (AMD-Vi's tables). Features are those of the\n"
+    "library, as in ept,physical_bits=39,accessed_dirty=0; the others have the library's defaults, but\n"
+    "levels is 5 or 6 if LEVEL is. LEVEL is the level of the entry: 1 is the level of 4-Kbyte pages,\n"
     "also of RISC-V, whose manual counts from 0.\n"
     "\n"
     "With -, entries come from standard input, one a line: the last word of the line, behind the last\n"
@@ -52,7 +52,7 @@ constexpr std::string_view usage =
     "Exit status: 0, or 2 if the command line or a line of input is wrong.\n";
 
 /// Of the formats that can be asked for.
-constexpr unsigned highest_level = 5;
+constexpr unsigned highest_level = 6;
 
 const colours paint = choose_colours();
 
@@ -311,7 +311,7 @@ int run(std::vector<std::string> words)
     if (words.size() < 3) throw error("it takes FORMAT LEVEL HEX... or FORMAT LEVEL -");
 
     const auto level = numbers::decimal(words[1]);
-    if (!level || *level < 1 || *level > highest_level) throw error("LEVEL is 1 to 5, not " + in_quotes(words[1]));
+    if (!level || *level < 1 || *level > highest_level) throw error("LEVEL is 1 to 6, not " + in_quotes(words[1]));
     r.level = *level;
     r.entries.assign(words.begin() + 2, words.end());
     return std::visit([&](const auto& features) { return explain(r, features); }, read_format(words[0], r.level));

@@ -10,10 +10,12 @@
 #include <type_traits>
 #include <variant>
 
+#include <ptebits/formats/amdvi.hpp>
 #include <ptebits/formats/ept.hpp>
 #include <ptebits/formats/npt.hpp>
 #include <ptebits/formats/riscv.hpp>
 #include <ptebits/formats/shadow.hpp>
+#include <ptebits/formats/vtd.hpp>
 
 #include "numbers.hpp"
 
@@ -116,10 +118,66 @@ struct feature {
     return all;
 }
 
+[[nodiscard]] inline std::span<const feature<ptebits::vtd_second_features>> features_of(
+    const ptebits::vtd_second_features&)
+{
+    using f = ptebits::vtd_second_features;
+    static constexpr feature<f> all[] = {
+        {"levels", &f::levels},           {"physical_bits", &f::physical_bits},
+        {"large_pages", &f::large_pages}, {"gigabyte_pages", &f::gigabyte_pages},
+        {"scalable", &f::scalable},       {"accessed_dirty", &f::accessed_dirty},
+        {"coherent", &f::coherent},       {"snoop_control", &f::snoop_control},
+        {"transient", &f::transient},     {"caching_mode", &f::caching_mode},
+    };
+    return all;
+}
+
+[[nodiscard]] inline std::span<const feature<ptebits::vtd_first_features>> features_of(
+    const ptebits::vtd_first_features&)
+{
+    using f = ptebits::vtd_first_features;
+    static constexpr feature<f> all[] = {
+        {"levels", &f::levels},
+        {"physical_bits", &f::physical_bits},
+        {"execute_disable", &f::execute_disable},
+        {"gigabyte_pages", &f::gigabyte_pages},
+        {"coherent", &f::coherent},
+        {"caching_mode", &f::caching_mode},
+    };
+    return all;
+}
+
+[[nodiscard]] inline std::span<const feature<ptebits::amdvi_host_features>> features_of(
+    const ptebits::amdvi_host_features&)
+{
+    using f = ptebits::amdvi_host_features;
+    static constexpr feature<f> all[] = {
+        {"levels", &f::levels},         {"physical_bits", &f::physical_bits}, {"accessed_bits", &f::accessed_bits},
+        {"dirty_bits", &f::dirty_bits}, {"coded_sizes", &f::coded_sizes},     {"caches_absent", &f::caches_absent},
+    };
+    return all;
+}
+
+[[nodiscard]] inline std::span<const feature<ptebits::amdvi_guest_features>> features_of(
+    const ptebits::amdvi_guest_features&)
+{
+    using f = ptebits::amdvi_guest_features;
+    static constexpr feature<f> all[] = {
+        {"levels", &f::levels},
+        {"physical_bits", &f::physical_bits},
+        {"execute_disable", &f::execute_disable},
+        {"gigabyte_pages", &f::gigabyte_pages},
+        {"caches_absent", &f::caches_absent},
+    };
+    return all;
+}
+
 /// Those of tables that a dump of an x86 machine has, and of entries of any format.
 using any_features = std::variant<ptebits::shadow_features, ptebits::npt_features, ptebits::ept_features>;
-using any_entry_features = std::variant<ptebits::shadow_features, ptebits::npt_features, ptebits::ept_features,
-                                        ptebits::riscv_features, ptebits::gstage_features>;
+using any_entry_features =
+    std::variant<ptebits::shadow_features, ptebits::npt_features, ptebits::ept_features, ptebits::riscv_features,
+                 ptebits::gstage_features, ptebits::vtd_second_features, ptebits::vtd_first_features,
+                 ptebits::amdvi_host_features, ptebits::amdvi_guest_features>;
 
 /// What is wrong with a format or a feature that somebody named.
 struct error : std::runtime_error {
@@ -137,13 +195,19 @@ struct error : std::runtime_error {
     throw error("FORMAT is shadow, x86, npt or ept, not " + in_quotes(format));
 }
 
-/// The same for entries alone, of RISC-V too.
+/// The same for entries alone, of RISC-V and IOMMUs too.
 [[nodiscard]] inline any_entry_features entry_format_named(std::string_view format)
 {
     if (format == "riscv") return ptebits::riscv_features{};
     if (format == "gstage") return ptebits::gstage_features{};
+    if (format == "vtd_second") return ptebits::vtd_second_features{};
+    if (format == "vtd_first") return ptebits::vtd_first_features{};
+    if (format == "amdvi_host") return ptebits::amdvi_host_features{};
+    if (format == "amdvi_guest") return ptebits::amdvi_guest_features{};
     if (format != "npt" && format != "ept" && format != "shadow" && format != "x86")
-        throw error("FORMAT is shadow, x86, npt, ept, riscv or gstage, not " + in_quotes(format));
+        throw error(
+            "FORMAT is shadow, x86, npt, ept, riscv, gstage, vtd_second, vtd_first, amdvi_host or amdvi_guest, not " +
+            in_quotes(format));
     return std::visit([](const auto& features) -> any_entry_features { return features; }, format_named(format));
 }
 

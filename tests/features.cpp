@@ -254,3 +254,41 @@ TEST_CASE("each feature of RISC-V's formats changes some answer")
     check_riscv<riscv_features>();
     check_riscv<gstage_features>();
 }
+
+/// The same of IOMMUs' formats: of entries that differ from one by a bit, at all levels.
+template <class Features>
+void check_iommu(const Features& base, word entry)
+{
+    const auto all = named::features_of(Features{});
+    CHECK(all.size() == member_count<Features>());
+    const auto answers_of = [entry](const Features& f) {
+        const auto format = format_for(f);
+        std::vector<word> found{static_cast<word>(format->wrong().what), format->shape().levels,
+                                format->caches_absent(), static_cast<word>(format->accessed_by()),
+                                format->dirty.mask()};
+        for (unsigned level = 1; level <= format->shape().levels; ++level) {
+            for (unsigned index = 0; index < 64; ++index) {
+                found.push_back(static_cast<word>(kind_of(entry ^ word{1} << index, level, format)));
+                found.push_back(diagnose(entry ^ word{1} << index, level, format).bits);
+            }
+        }
+        walk_result r;
+        r.fault = fault_kind::not_present;
+        found.push_back(fault_code(r, device_access{}, {}, format).value);
+        return found;
+    };
+    for (const auto& feature : all) {
+        CAPTURE(std::string(feature.name));
+        Features changed = base;
+        if (const auto* flag = std::get_if<bool Features::*>(&feature.member)) changed.** flag = !(changed.**flag);
+        if (const auto* number = std::get_if<unsigned Features::*>(&feature.member)) --(changed.**number);
+        CHECK(answers_of(changed) != answers_of(base));
+    }
+}
+TEST_CASE("each feature of the IOMMUs' formats changes some answer")
+{
+    check_iommu(vtd_second_features{.levels = 5, .scalable = true, .accessed_dirty = true}, 0x4020'0083);
+    check_iommu(vtd_first_features{.levels = 5}, 0x4020'0087);
+    check_iommu(amdvi_host_features{.levels = 6, .accessed_bits = true}, 0x6000'0000'0000'0e01);
+    check_iommu(amdvi_guest_features{.levels = 5}, 0x4020'0087);
+}

@@ -54,6 +54,12 @@ expect(0 "0x00c3f0e7  4M leaf 0x1f'00c0'0000 RWX user A D PAT\n" "" --short x86,
 expect(0 "0x0000000000001067  L5->L4 table 0x1000 RWX A sw=6\n" "" --short npt 5 1067)
 expect(0 "0x8000800000001067  4K leaf 0x1000 RW- user A D C\n" "" --short shadow,encryption_bit=47 1 8000800000001067)
 
+expect(0 "0x0000000040200883  2M leaf 0x4020'0000 RWX SNP\n" "" --short vtd_second 2 40200883)
+expect(0 "0x0000000000005067  4K leaf 0x5000 RWX user A D\n" "" --short vtd_first 1 5067)
+expect(0 "0x6000000000005401  L6->L2 table 0x5000 RWX\n" "" --short amdvi_host 6 6000000000005401)
+expect(0 "0x20000000dead1e01  16K run 0xdead'0000 R-X\n" "" --short amdvi_host 1 20000000dead1e01)
+expect(0 "0x0000000000005065  4K leaf 0x5000 R-X user A D\n" "" --short amdvi_guest 1 5065)
+
 # As a filter, on lines of debuggers and logs.
 file(WRITE ${input}
 "0x8000000123456067
@@ -260,11 +266,12 @@ expect_wrong("--diff takes FORMAT LEVEL OLD NEW" --diff ept 1 1 2 3)
 expect_wrong("unknown option '--all'" --all ept 1 1)
 expect_wrong("unknown option '--help'" --help ept 1 1)
 expect_wrong("one of --short, --long and --diff, no more" --short --long ept 1 1)
-expect_wrong("FORMAT is shadow, x86, npt, ept, riscv or gstage, not 'arm'" arm 1 1)
-expect_wrong("FORMAT is shadow, x86, npt, ept, riscv or gstage, not ''" ,levels=4 1 1)
-foreach(level 0 6 -1 one 4294967297)
-    expect_wrong("LEVEL is 1 to 5, not '${level}'" ept ${level} 1)
+expect_wrong("FORMAT is shadow, x86, npt, ept, riscv, gstage, vtd_second, vtd_first, amdvi_host or amdvi_guest, not 'arm'" arm 1 1)
+expect_wrong("FORMAT is shadow, x86, npt, ept, riscv, gstage, vtd_second, vtd_first, amdvi_host or amdvi_guest, not ''" ,levels=4 1 1)
+foreach(level 0 7 -1 one 4294967297)
+    expect_wrong("LEVEL is 1 to 6, not '${level}'" ept ${level} 1)
 endforeach()
+expect_wrong("the format has no tables of so many levels" ept 6 1)
 expect_wrong("the format has no level 3" x86,levels=2 3 1)
 expect_wrong("the format has no level 5" ept,levels=4 5 1)
 expect_wrong("'levels' is not FEATURE=VALUE" ept,levels 1 1)
