@@ -231,6 +231,8 @@ TEST_CASE("VT-d, second stage: A in every entry and D in the page, or a fault wh
     CHECK(chain.get(4) == (above | 0x100));
 
     entry_chain silent(not_snooped, 1, 0x1234'5303, 0x1000);
+    CHECK(silent.walked(reading));  // nothing sets A in tables' entries, so encode() did
+    for (const unsigned level : {2U, 3U, 4U}) silent.put(level, silent.get(level) & ~word{0x100});
     const walk_result r = silent.walked(reading);
     CHECK(r.fault == fault_kind::access_flag);  // A is clear in a table's entry
     CHECK(reason(not_snooped, r, reading) == 0x7c);
@@ -282,6 +284,8 @@ TEST_CASE("VT-d, first stage: rights of a user's and of a privileged request")
 TEST_CASE("VT-d, first stage where walks do not snoop: A and D are preset, or a fault")
 {
     entry_chain chain(first_not_snooped, 1, 0x1234'5067, 0x1000);
+    CHECK(chain.walked(reading));
+    for (const unsigned level : {2U, 3U, 4U}) chain.put(level, chain.get(level) & ~word{0x20});
     CHECK(reason(first_not_snooped, chain.walked(reading), reading) == 0x90);
     for (const unsigned level : {2U, 3U, 4U}) chain.put(level, chain.get(level) | 0x20);
     CHECK(chain.walked(writing));

@@ -558,9 +558,9 @@ template <class F>
 
 /// The entry of a kind and level that holds a physical address (bytes), grants these
 /// permissions, and has these fields, for example host->memory_type(6) | host->global. Other fields
-/// are clear, except that an entry that refers to a table is encrypted where there is a C-bit. A shared
-/// bit may be in the address or among the fields. `user` must be what the format can grant (EPT and
-/// NPT: true); user_execute counts only where the format grants it separately.
+/// are clear, except that an entry that refers to a table is encrypted where there is a C-bit, and accessed where A is
+/// for software to set in it. A shared bit may be in the address or among the fields. `user` must be what the format
+/// can grant (EPT and NPT: true); user_execute counts only where the format grants it separately.
 template <entry_format F>
 [[nodiscard]] PTEBITS_INLINE constexpr encoded encode(kind k, unsigned level, std::uint64_t physical, permissions grant,
                                                       const F& format, const field_values& also = {}) noexcept

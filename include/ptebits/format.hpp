@@ -411,6 +411,7 @@ private:
         if (memory_bits() >= switches.physical_bits) return {.what = defect::memory_bits};
         const entries existing = Description::entries_of(switches);
         existing_ = existing;
+        find_setter(switches);
         const detail::layout_computer<Description> computer(switches, shape_);
         unsigned used = 1;  // layouts, the first of which is that of no entry
         std::uint64_t accessed_bits = 0;
@@ -425,7 +426,9 @@ private:
             for (unsigned n = 0; n < kind_count - 1; ++n) {
                 const kind k = present_kinds[n];
                 if (!existing.contains(level, k)) continue;
-                const detail::computed_layout l = computer.compute(level, k, *this);
+                detail::computed_layout l = computer.compute(level, k, *this);
+                // Nothing else would set A in it.
+                if (k == kind::table && accessed_by_ == accessed_setter::fault) l.value |= l.mask(role::accessed);
                 if (l.wrong != defect::none) return {.what = l.wrong, .level = level, .in = k, .bits = l.wrong_bits};
                 const std::uint64_t value = l.value & l.mask(role::fixed);
                 if (!kinds_[level].add({l.mask(role::fixed), value}, k)) {
@@ -479,7 +482,6 @@ private:
         layouts_[used] = none;
         for (auto& level : which_) level[static_cast<unsigned>(kind::none)] = static_cast<std::uint8_t>(used);
         find_in_place(existing);
-        find_setter(switches);
         place_combinations(switches);
         page_test_ = detail::quick_test_of(1, kind::leaf, *this);
         plan_ = detail::walk_plan_of(*this);
