@@ -95,7 +95,7 @@ constexpr manual::drawn all_on[] = {
     {"4", kind::run,  ".WRF U000 0000 aaaa aaaa aaaa annn nnnn nnnn nnnn nnnn nnnn nnnn nnn. .DA. ...1"},
     {"5", kind::run,  ".WRF U000 0000 aaaa nnnn nnnn nnnn nnnn nnnn nnnn nnnn nnnn nnnn nnn. .DA. ...1"},
 };
-constexpr manual::drawn off[] = {
+constexpr manual::drawn all_off[] = {
     {"2", kind::table, ".WR. .000 0000 0000 aaaa aaaa aaaa aaaa aaaa aaaa aaaa aaaa aaaa NNN. .... ...1"},
     {"1", kind::leaf, ".WRF U000 0000 0000 aaaa aaaa aaaa aaaa aaaa aaaa aaaa aaaa aaaa nnn. .... ...1"},
     {"2", kind::leaf, ".WRF U000 0000 0000 aaaa aaaa aaaa aaaa aaaa aaaa aaaw wwww wwww nnn. .... ...1"},
@@ -149,7 +149,7 @@ TEST_CASE("AMD-Vi's entries are drawn as in the specification")
     CHECK(kinds_of(tracked->features()) == 15);
     constexpr amdvi_host_features plain{.levels = 2, .physical_bits = 48, .coded_sizes = false};
     const auto without = format_for(plain);
-    for (const manual::drawn& d : off) check_drawing(d, without.operator->());
+    for (const manual::drawn& d : all_off) check_drawing(d, without.operator->());
     CHECK(kinds_of(plain) == 3);
     CHECK(format_for(amdvi_host_features{.levels = 0})->wrong().what == defect::levels);
     CHECK(format_for(amdvi_host_features{.levels = 7})->wrong().what == defect::levels);
@@ -467,7 +467,7 @@ TEST_CASE("AMD-Vi's guest tables above host tables: the event is of the tables t
     constexpr auto host = amdvi_host<amdvi_host_features{.levels = 2}>;
     constexpr word host_root = 0x10'0000, guest_root = 0x20'0000;
     walking::arena memory(host_root, 0x200);
-    memory.put(host_root + 8 * 1, 0x10'1000 | 0x6000'0000'0000'0201);
+    memory.put(host_root + 8, 0x10'1000 | 0x6000'0000'0000'0201);
     const auto host_page = [&](word address, word rights) {
         memory.put(0x10'1000 + 8 * (address >> 12 & 0x1ff), address | rights << 61 | 1);
     };

@@ -305,7 +305,7 @@ TEST_CASE("VT-d, both stages: the first stage's tables are read, and A and D set
     // Gigabyte 0 as it is; level 2 and 1 for single pages.
     constexpr word level_2 = 0x10'1000, level_1 = 0x10'2000;
     memory.put(second_root, level_2 | 3);
-    memory.put(level_2 + 8 * 1, level_1 | 3);
+    memory.put(level_2 + 8, level_1 | 3);
     const auto second_page = [&](word address, word rights) {
         memory.put(level_1 + 8 * (address >> 12 & 0x1ff), address | rights);
     };
