@@ -1,17 +1,16 @@
 // SPDX-License-Identifier: BSL-1.0
-// A guest: its memory, its own page tables, what it does, and what an MMU must make of that. Every machine
-// needs it; what is x86's here: the jump that pages begin with, the two widths of programs, and PAE.
+// A guest: its memory, its own page tables, what it does, and what an MMU must make of that.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
+#include <new>
 #include <type_traits>
 
 #include <ptebits/map.hpp>
 #include <ptebits/nested_walk.hpp>
 #include <ptebits/range.hpp>
 #include <ptebits/tree.hpp>
-#include <ptebits/x86.hpp>
 
 #include "../hypervisor_mmu.hpp"
 #include "output.hpp"
@@ -31,10 +30,10 @@ inline constexpr unsigned small_shift = 12;
 inline constexpr std::uint64_t page_bytes = std::uint64_t{1} << small_shift;
 
 // Host-physical, in bytes: the guest's memory, and pages of the host's own.
-inline constexpr std::uint64_t guest_at = 16 << 20;
+inline constexpr std::uint64_t guest_at = machine::memory_at + (16 << 20);
 inline constexpr std::uint64_t guest_bytes = 8 << 20;
 inline constexpr std::uint64_t spare_at = guest_at + guest_bytes;
-inline constexpr std::uint64_t memory_end = 32 << 20;
+inline constexpr std::uint64_t memory_end = machine::memory_at + (32 << 20);
 
 // Guest-physical, in pages.
 inline constexpr unsigned guest_pages = guest_bytes >> small_shift;
@@ -67,8 +66,6 @@ using page_set = hypervisor::page_bitmap<guest_pages>;
 
 // ---- what the guest does
 
-enum class use : unsigned { read = 1, write, fetch, modify };
-
 /// A program of guest.S that works through a script, and where it makes which access.
 struct script_program {
     const char* begin;
@@ -84,10 +81,6 @@ struct script_program {
         return linear(code_page) + static_cast<std::uint64_t>(label - begin);
     }
 };
-inline const script_program script_of_64_bits{
-    script64, script64_end, script64_at_script, script64_at_read, script64_at_write, script64_at_modify, 8};
-inline const script_program script_of_32_bits{
-    script32, script32_end, script32_at_script, script32_at_read, script32_at_write, script32_at_modify, 4};
 
 inline void copy_program(const char* begin, const char* end) noexcept
 {
@@ -100,7 +93,7 @@ inline void fill_guest_memory() noexcept
 {
     for (std::uint64_t page = 0; page < guest_pages; ++page) {
         for (unsigned i = 0; i < page_bytes / 8; ++i) guest_word(page, i) = 0;
-        guest_word(page, 0) = 0xe2ff;  // jmp *%rdx
+        guest_word(page, 0) = machine::jump_to_d;
         guest_word(page, word_of_address) = linear(page);
     }
 }
@@ -196,34 +189,55 @@ struct guest_of {
     }
 };
 
+/// What an access comes to, and what the CPU must tell of it.
+template <class HostFormat>
+struct prediction {
+    ptebits::nested_result<ptebits::access_of<HostFormat>> walk;
+    machine::fault_code code;
+};
+
 /// A guest over a format of the second stage.
 template <class HostFormat>
 struct guest_paging {
-    using result = ptebits::nested_result<ptebits::access_of<HostFormat>>;
-
     guest_tables tables;
-    bool registers_hold_top;  ///< PAE over EPT: the top table is read with CR3, not by walks
+    bool register_holds_top;  ///< the top table is read with the root's register, not by walks
     /// What an access comes to, as tables are now.
-    result (*look)(std::uint64_t guest_root, std::uint64_t host_root, std::uint64_t address, ptebits::operation what);
+    prediction<HostFormat> (*look)(std::uint64_t guest_root, std::uint64_t host_root, std::uint64_t address,
+                                   const machine::access& a);
 };
-template <auto Guest, auto Host, bool RegistersHoldTop>
-struct guest_over {
-    using paging = guest_paging<std::remove_const_t<decltype(Host)>>;
+/// The root as walks take it.
+[[nodiscard]] inline std::uint64_t root_as_it_is(std::uint64_t root) noexcept { return root; }
 
-    static typename paging::result look(std::uint64_t guest_root, std::uint64_t host_root, std::uint64_t address,
-                                        ptebits::operation what)
+template <auto Guest, auto Host, auto RootOf = root_as_it_is>
+struct guest_over {
+    using host_format = std::remove_const_t<decltype(Host)>;
+
+    static prediction<host_format> look(std::uint64_t guest_root, std::uint64_t host_root, std::uint64_t address,
+                                        const machine::access& a)
     {
-        const auto from = [&](const auto& root) {
-            return nested_walk(Guest, root, Host, host_root, address, {.what = what}, {}, word_at,
-                               ptebits::update_flags::no);
-        };
-        if constexpr (RegistersHoldTop) {
-            ptebits::pdpte_registers held;
-            for (unsigned i = 0; i < 4; ++i) held.entries[i] = *guest_table_pool{}(guest_root + 8 * i);
-            return from(held);
-        } else {
-            return from(guest_root);
-        }
+        const auto r = nested_walk(Guest, RootOf(guest_root), Host, host_root, address, a, {}, word_at,
+                                   ptebits::update_flags::no);
+        return {r, machine::code_of(r, address, a, Guest, Host)};
     }
-    static constexpr paging over(const guest_tables& tables) { return {tables, RegistersHoldTop, look}; }
+    static constexpr guest_paging<host_format> over(const guest_tables& tables)
+    {
+        return {tables, !std::is_same_v<decltype(RootOf(0)), std::uint64_t>, look};
+    }
 };
+
+// ---- the hypervisor's half
+
+inline constexpr hypervisor::mmu_limits limits{
+    .memory_slots = 2, .slot_pages = guest_pages, .host_pages = guest_pages, .mappings = 1, .tables = 16};
+
+/// A hypervisor's MMU, in memory that one after the other uses.
+template <auto Format>
+auto& new_mmu()
+{
+    using mmu = hypervisor::mmu<Format, limits, machine::software_bits>;
+    constexpr std::uint64_t table_bytes = mmu::pool::table_bytes;
+    alignas(table_bytes) static std::uint64_t tables[limits.tables][table_bytes / 8];
+    alignas(mmu) static unsigned char room[sizeof(mmu)];
+    return *new (room)
+        mmu({.tables = tables[0], .tables_physical = address_of_symbol(tables), .host_physical = guest_at});
+}

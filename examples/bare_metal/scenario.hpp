@@ -13,19 +13,6 @@
 #include "guest.hpp"
 #include "virtual_cpu.hpp"
 
-/// What emulators do that no manual says. Each is counted by itself.
-enum class deviation : unsigned {
-    locked_access_reads_first,  ///< QEMU with one CPU: a locked read-modify-write to an absent page is told as a read
-    reserved_not_present,       ///< QEMU: P is clear where RSV is set
-    table_access_not_read,      ///< Bochs: an access to a guest's table under EPT with A and D is told as a write only
-    flags_through_read_only,    ///< Bochs: the guest's A and D are set through an EPT entry that may not be written
-    accessed_in_pdpte,          ///< QEMU: A is set in PAE's top entries, which have none
-};
-inline constexpr unsigned deviations = 5;
-inline constexpr const char* deviation_names[deviations] = {
-    "a locked access told as a read", "RSV without P", "an access to a guest's table told as a write only",
-    "the guest's A and D set through a read-only entry", "A set in a PDPTE"};
-
 /// How long something took.
 struct cost {
     std::uint64_t times = 0, sum = 0, least = ~std::uint64_t{0}, most = 0;
@@ -50,11 +37,8 @@ public:
         fill_guest_memory();
         copy_program(guest.tables.program->begin, guest.tables.program->end);
         for (std::uint64_t page = 0; page < guest_pages; ++page) counts_[page] = guest_word(page, word_of_count);
-        guest_mode mode{.root = guest.tables.build(), .levels = guest.tables.levels};
+        const guest_mode mode{.root = guest.tables.build(), .levels = guest.tables.levels};
         check(mode.root != 0, "the guest's tables");
-        if (guest.registers_hold_top) {
-            for (unsigned i = 0; i < 4; ++i) mode.top[i] = guest_word(mode.root / page_bytes, i);
-        }
         guest_root_ = mode.root;
         // Small pages, large ones, and small ones again for the rest.
         check(mmu.add_memory_slot({.guest_page = 0, .pages = small_pages, .host_page = 0}) &&
@@ -75,8 +59,6 @@ public:
 
 private:
     static constexpr bool has_flags = Mmu::format->accessed.exists();
-    static constexpr bool nested_by_amd = !requires { Mmu::format->memory_type; };
-    static constexpr std::uint64_t device_bit = ptebits::bit(physical_bits + 5).mask();  // reserved in all formats
     static constexpr std::uint64_t device_answer = 0x5a5a;
     static constexpr unsigned first_device = 20, last_device = 22;
 
@@ -141,31 +123,27 @@ private:
         std::uint64_t before[last_table + 1];
         for (unsigned t = first_table; t <= last_table; ++t) before[t] = checksum(t);
         guest_registers r{};
-        r.rip = r.rdx = linear(code_page);
-        r.rbx = linear(script_page);
-        r.rdi = Machine::ends_by;
+        r.pc = r.d = linear(code_page);
+        r.b = linear(script_page);
+        r.h = Machine::ends_by;
         run_guest(r);
         mend();
         check(guest_.tables.program->word_bytes == 8
-                  ? r.rbp == sum
-                  : static_cast<std::uint32_t>(r.rbp) == static_cast<std::uint32_t>(sum),
+                  ? r.sum == sum
+                  : static_cast<std::uint32_t>(r.sum) == static_cast<std::uint32_t>(sum),
               "what the guest read");
         used_.add(code_page, 1);
         used_.add(script_page, 1);
-        for (unsigned t = first_table; t < first_table + guest_tables(); ++t) {
-            if (guest_.registers_hold_top && t == first_table) continue;
+        for (unsigned t = first_table; t < first_table + guest_.tables.levels; ++t) {
+            if (guest_.register_holds_top && t == first_table) continue;
             used_.add(t, 1);
-            // With A and D in the host's entries every look at a guest's table counts as a write. Without, only a
-            // change of the guest's A and D does; that is what Bochs does not ask for.
-            if (has_flags)
+            // Where not every look at a guest's table counts as a write, a change of the guest's A and D does; that is
+            // what emulators do not ask for.
+            if (machine::table_uses_write<Mmu::format>)
                 written_.add(t, 1);
             else if (checksum(t) != before[t])
                 ++deviated_[static_cast<unsigned>(deviation::flags_through_read_only)];
         }
-    }
-    [[nodiscard]] unsigned guest_tables() const noexcept
-    {
-        return guest_.tables.levels == 3 ? 3 : guest_.tables.levels;
     }
     [[nodiscard]] static std::uint64_t checksum(unsigned page) noexcept
     {
@@ -177,47 +155,44 @@ private:
     // ---- faults
 
     /// What the guest's next access comes to: known before the exit is read.
-    [[nodiscard]] typename paging::result predict(const guest_registers& r) const
+    [[nodiscard]] prediction<host_format> predict(const guest_registers& r) const
     {
-        using enum ptebits::operation;
-        const auto look = [&](std::uint64_t address, ptebits::operation what) {
-            return guest_.look(guest_root_, mmu_.root(), address, what);
+        const auto look = [&](std::uint64_t address, use how) {
+            return guest_.look(guest_root_, mmu_.root(), address, machine::access_of(how));
         };
-        const auto fetched = look(r.rip, fetch);
-        if (!fetched) return fetched;
+        const auto fetched = look(r.pc, use::fetch);
+        if (!fetched.walk) return fetched;
         const script_program& p = *guest_.tables.program;
-        if (r.rip == p.linear_of(p.at_script)) return look(r.rbx, read);
-        if (r.rip == p.linear_of(p.at_read)) return look(r.rax + 8, read);
-        if (r.rip == p.linear_of(p.at_write)) return look(r.rax + 16, write);
-        // A locked access is a write, from the beginning.
-        if (r.rip == p.linear_of(p.at_modify)) return look(r.rax + 8, write);
+        if (r.pc == p.linear_of(p.at_script)) return look(r.b, use::read);
+        if (r.pc == p.linear_of(p.at_read)) return look(r.a + 8, use::read);
+        if (r.pc == p.linear_of(p.at_write)) return look(r.a + 16, use::write);
+        if (r.pc == p.linear_of(p.at_modify)) return look(r.a + 8, use::modify);
         return fetched;
     }
-    void compare(const guest_exit& e, const guest_registers& r, const typename paging::result& predicted)
+    void compare(const guest_exit& e, const guest_registers& r, const prediction<host_format>& predicted)
     {
+        const auto& walk = predicted.walk;
         const bool same_address =
-            !predicted && predicted.where == ptebits::dimension::host && predicted.guest_physical == e.guest_physical;
-        const std::uint64_t code = fault_code(predicted.host, predicted.host_access, {}, Mmu::format).value;
-        const bool locked = r.rip == guest_.tables.program->linear_of(guest_.tables.program->at_modify);
-        const auto deviates = [&](deviation d) { ++deviated_[static_cast<unsigned>(d)]; };
-        if (same_address && code == e.code) {
+            !walk && walk.where == ptebits::dimension::host && walk.guest_physical == e.guest_physical;
+        if (same_address && predicted.code == e.code) {
             ++exact_;
             check(e.told, "a code that the library cannot read");
-        } else if (same_address && nested_by_amd && locked && code == (e.code | 2)) {
-            deviates(deviation::locked_access_reads_first);
-        } else if (same_address && nested_by_amd && predicted.host.fault == ptebits::fault_kind::reserved_bits &&
-                   code == (e.code | 1)) {
-            deviates(deviation::reserved_not_present);
-        } else if (same_address && !nested_by_amd && has_flags && predicted.host_access.guest_table &&
-                   code == (e.code | 1)) {
-            deviates(deviation::table_access_not_read);
-        } else {
-            check(false, "a fault is not as predicted");
-            print("    at ", hex{e.guest_physical}, " code ", hex{e.code}, ", predicted at ",
-                  hex{predicted.guest_physical}, " code ", hex{code}, ", RIP ", hex{r.rip},
-                  "; the guest's tables: ", name(predicted.guest.fault), ", entry ", hex{predicted.guest.last_entry()},
-                  " ", unsigned(predicted.guest.level), "\n");
+            return;
         }
+        const bool locked = r.pc == guest_.tables.program->linear_of(guest_.tables.program->at_modify);
+        const deviation d =
+            same_address ? machine::deviation_of<Mmu::format>(e.code, predicted, locked) : deviation::none;
+        if (d != deviation::none) {
+            ++deviated_[static_cast<unsigned>(d)];
+            return;
+        }
+        check(false, "a fault is not as predicted");
+        print("    at ", hex{e.guest_physical}, " code ");
+        machine::print_code(e.code);
+        print(", predicted at ", hex{walk.guest_physical}, " code ");
+        machine::print_code(predicted.code);
+        print(", PC ", hex{r.pc}, "; the guest's tables: ", name(walk.guest.fault), ", entry ",
+              hex{walk.guest.last_entry()}, " ", unsigned(walk.guest.level), "\n");
     }
     void mend() { deviated_[static_cast<unsigned>(deviation::accessed_in_pdpte)] += guest_.tables.mend(guest_root_); }
     void run_guest(guest_registers& r)
@@ -226,7 +201,7 @@ private:
             const guest_exit e = cpu_.run(r);
             if (e.how == ending::done) return;
             if (e.how == ending::interrupted) continue;
-            if (e.how == ending::other) fail("exit ", hex{e.code}, " ", hex{e.guest_physical}, ", RIP ", hex{r.rip});
+            if (e.how == ending::other) fail("exit ", hex{e.reason}, " ", hex{e.guest_physical}, ", PC ", hex{r.pc});
             mend();
             const auto predicted = predict(r);
             ++faults_;
@@ -256,11 +231,11 @@ private:
     void answer_as_device(const guest_exit& e, guest_registers& r)
     {
         const script_program& p = *guest_.tables.program;
-        if (!is_device(e.guest_physical >> small_shift) || r.rip != p.linear_of(p.at_read)) {
+        if (!is_device(e.guest_physical >> small_shift) || r.pc != p.linear_of(p.at_read)) {
             fail("an entry that breaks a rule, at ", hex{e.guest_physical});
         }
-        r.rbp += device_answer;
-        r.rip = linear(code_page);  // the program's next turn
+        r.sum += device_answer;
+        r.pc = linear(code_page);  // the program's next turn
         ++device_reads_;
     }
     [[nodiscard]] bool is_device(std::uint64_t page) const noexcept
@@ -564,7 +539,7 @@ void scenario<Machine, Mmu>::use_devices()
     for (std::uint64_t page = first_device; page <= last_device; ++page) {
         std::uint64_t& slot = *slot_of(page);
         if constexpr (!has_flags) restore(slot, Mmu::ageing);
-        ptebits::set(slot, device_bit);
+        ptebits::set(slot, machine::reserved_bit);
     }
     hypervisor::flush_tlbs();
     begin();
@@ -578,7 +553,7 @@ void scenario<Machine, Mmu>::use_devices()
     devices_ = false;
     for (std::uint64_t page = first_device; page <= last_device; ++page) {
         std::uint64_t& slot = *slot_of(page);
-        ptebits::clear(slot, device_bit);
+        ptebits::clear(slot, machine::reserved_bit);
     }
     hypervisor::flush_tlbs();
 }

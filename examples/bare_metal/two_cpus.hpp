@@ -19,6 +19,34 @@ struct options {
     bool zap_unflushed = false;
 };
 
+/// The options that a command line asks for; null: none.
+[[nodiscard]] inline options options_in(const char* at)
+{
+    options wanted;
+    if (at == nullptr) return wanted;
+    const auto next_is = [&at](const char* word) {
+        const char* p = at;
+        while (*word != '\0' && *p == *word) ++p, ++word;
+        if (*word != '\0') return false;
+        at = p;
+        return true;
+    };
+    while (*at != '\0') {
+        if (next_is("two-cpus"))
+            wanted.two_cpus = true;
+        else if (next_is("without-flush=harvest"))
+            wanted.harvest_unflushed = true;
+        else if (next_is("without-flush=zap"))
+            wanted.zap_unflushed = true;
+        else if (next_is("seconds=")) {
+            for (wanted.seconds = 0; *at >= '0' && *at <= '9'; ++at)
+                wanted.seconds = 10 * wanted.seconds + static_cast<unsigned>(*at - '0');
+        } else
+            ++at;
+    }
+    return wanted;
+}
+
 namespace machine {
 /// Runs a function on the second CPU; returns whether it has begun.
 [[nodiscard]] bool start_second_cpu(void (*function)());
@@ -32,7 +60,7 @@ public:
         fill_guest_memory();
         copy_program(storm, storm_end);
         guest_word(script_page, word_to_stop) = guest_word(script_page, word_of_strangers) = 0;
-        mode_.root = guest.build();
+        mode_ = {guest.build(), guest.levels};
         check(mode_.root != 0, "the guest's tables");
         check(
             mmu.add_memory_slot({.guest_page = 0, .pages = small_pages, .host_page = 0}) &&
@@ -45,12 +73,12 @@ public:
     {
         cpu_.start(mmu_.root(), mode_);
         guest_registers r{};
-        r.rip = linear(code_page);
-        r.rbx = linear(first_page);
-        r.rcx = pages - 1;
-        r.rdx = 1;
-        r.rsi = linear(script_page);
-        r.rdi = Machine::ends_by;
+        r.pc = linear(code_page);
+        r.b = linear(first_page);
+        r.c = pages - 1;
+        r.d = 1;
+        r.s = linear(script_page);
+        r.h = Machine::ends_by;
         for (;;) {
             const guest_exit e = cpu_.run(r);
             if (e.how == ending::done) break;
@@ -69,7 +97,7 @@ public:
             }
             ++faults_;
         }
-        counted_ = r.rbp;
+        counted_ = r.sum;
         done_.store(1);
     }
 
@@ -121,8 +149,10 @@ public:
     void check_end()
     {
         if (!check(explained_, "an exit that nothing explains")) {
-            print("    code ", hex{unexpected_.code}, " at ", hex{unexpected_.guest_physical}, ": ", name(outcome_),
-                  "\n");
+            print("    reason ", hex{unexpected_.reason}, " at ", hex{unexpected_.guest_physical}, ": ", name(outcome_),
+                  ", code ");
+            machine::print_code(unexpected_.code);
+            print("\n");
         }
         std::uint64_t sum = 0;
         for (std::uint64_t page = first_page; page < first_page + pages; ++page) sum += guest_word(page, word_of_count);

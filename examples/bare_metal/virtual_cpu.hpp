@@ -4,8 +4,6 @@
 
 #include <cstdint>
 
-#include <ptebits/x86.hpp>
-
 #include "../hypervisor_mmu.hpp"
 #include "output.hpp"
 
@@ -15,16 +13,16 @@ enum class ending { done, fault, interrupted, other };
 struct guest_exit {
     ending how = ending::other;
     std::uint64_t guest_physical = 0;
-    std::uint64_t code = 0;  ///< what hardware tells of a fault; of another exit what the manual calls its reason
-    bool told = false;       ///< whether the library can read the code: `access` is then what it tells
-    ptebits::memory_access access = {};
+    std::uint64_t reason = 0;       ///< of another exit, as the manual calls it
+    machine::fault_code code = {};  ///< what hardware tells of a fault
+    bool told = false;              ///< whether the library can read the code: `access` is then what it tells
+    machine::access access = {};
 };
 
 /// How a guest is started.
 struct guest_mode {
-    std::uint64_t root = 0;     ///< CR3
-    unsigned levels = 4;        ///< 3: PAE, outside long mode
-    std::uint64_t top[4] = {};  ///< PAE: its four top entries
+    std::uint64_t root = 0;  ///< of its own tables
+    unsigned levels = 0;
 };
 
 // A virtual CPU that enters the guest takes note of the generation, and drops its translations if it is not the one
@@ -41,6 +39,14 @@ void interrupt_guest() noexcept;
 }  // namespace machine
 
 namespace hypervisor {
+
+inline shared_word mmu_locked;
+
+inline void lock_mmu() noexcept
+{
+    while (mmu_locked.exchange(1) != 0) machine::relax();
+}
+inline void unlock_mmu() noexcept { mmu_locked.store(0); }
 
 inline void flush_tlbs() noexcept
 {

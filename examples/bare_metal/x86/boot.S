@@ -172,7 +172,7 @@ probe:
 9:  movq $0, probe_resume
     ret
 
-# ---- world switches; struct guest_registers in platform.hpp has the order
+# ---- world switches; struct guest_registers in machine.hpp has the order
 .macro SAVE_HOST
     pushq %rbx
     pushq %rbp

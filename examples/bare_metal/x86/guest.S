@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: BSL-1.0
-# The guest's programs, for 64 and 32 bits. struct guest_program in platform.hpp lists the labels; host and guest
-# agree on the registers in guest.hpp.
+# The guest's programs, for 64 and 32 bits. platform.hpp lists the labels; host and guest
+# agree on the registers in machine.hpp.
 
 # Works through a script of words: a page's address | 1 read, 2 write, 3 fetch, 4 read-modify-write; 0: the end.
 # b: next word of the script, d: this program, h: 0 to end by VMMCALL, else VMCALL; sum: of what was read.

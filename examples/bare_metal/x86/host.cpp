@@ -230,30 +230,7 @@ bool start_second_cpu(void (*function)())
 
 options read_options()
 {
-    options wanted;
-    if (multiboot_information == 0) return wanted;
+    if (multiboot_information == 0) return {};
     const auto* const words = reinterpret_cast<const std::uint32_t*>(multiboot_information);
-    if ((words[0] & 4) == 0) return wanted;
-    const auto* at = reinterpret_cast<const char*>(std::uint64_t{words[4]});
-    const auto next_is = [&at](const char* word) {
-        const char* p = at;
-        while (*word != '\0' && *p == *word) ++p, ++word;
-        if (*word != '\0') return false;
-        at = p;
-        return true;
-    };
-    while (*at != '\0') {
-        if (next_is("two-cpus"))
-            wanted.two_cpus = true;
-        else if (next_is("without-flush=harvest"))
-            wanted.harvest_unflushed = true;
-        else if (next_is("without-flush=zap"))
-            wanted.zap_unflushed = true;
-        else if (next_is("seconds=")) {
-            for (wanted.seconds = 0; *at >= '0' && *at <= '9'; ++at)
-                wanted.seconds = 10 * wanted.seconds + static_cast<unsigned>(*at - '0');
-        } else
-            ++at;
-    }
-    return wanted;
+    return options_in((words[0] & 4) == 0 ? nullptr : reinterpret_cast<const char*>(std::uint64_t{words[4]}));
 }

@@ -21,19 +21,7 @@ extern "C" void* memcpy(void* to, const void* from, std::size_t n)
     return first;
 }
 
-namespace hypervisor {
-
-namespace {
-shared_word locked;
-}
-
-void lock_mmu() noexcept
-{
-    while (locked.exchange(1) != 0) machine::relax();
-}
-void unlock_mmu() noexcept { locked.store(0); }
-
-}  // namespace hypervisor
+void machine::print_code(fault_code code) { print(hex{code}); }
 
 constexpr guest_tables pae = guest_of<guest_format<3>>::tables("PAE", script_of_32_bits);
 constexpr guest_tables long_mode_4 = guest_of<guest_format<4>>::tables("long mode, 4 levels", script_of_64_bits);

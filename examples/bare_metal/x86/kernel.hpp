@@ -23,23 +23,21 @@ inline constexpr auto guest_format = ptebits::shadow<ptebits::shadow_features{
     .levels = Levels, .physical_bits = physical_bits, .gigabyte_pages = false, .global_pages = false}>;
 extern const guest_tables pae, long_mode_4, long_mode_5;
 
-inline constexpr hypervisor::mmu_limits limits{
-    .memory_slots = 2, .slot_pages = guest_pages, .host_pages = guest_pages, .mappings = 1, .tables = 16};
+inline const script_program script_of_64_bits{
+    script64, script64_end, script64_at_script, script64_at_read, script64_at_write, script64_at_modify, 8};
+inline const script_program script_of_32_bits{
+    script32, script32_end, script32_at_script, script32_at_read, script32_at_write, script32_at_modify, 4};
 
-/// A hypervisor's MMU, in memory that one after the other uses.
-template <auto Format>
-auto& new_mmu()
+/// PAE over EPT: the top table's entries are in registers.
+[[nodiscard]] inline ptebits::pdpte_registers pdptes_at(std::uint64_t root) noexcept
 {
-    using mmu = hypervisor::mmu<Format, limits>;
-    static_assert(mmu::pool::table_bytes == page_bytes);
-    alignas(page_bytes) static std::uint64_t tables[limits.tables][page_bytes / 8];
-    alignas(mmu) static unsigned char room[sizeof(mmu)];
-    return *new (room)
-        mmu({.tables = tables[0], .tables_physical = address_of_symbol(tables), .host_physical = guest_at});
+    ptebits::pdpte_registers held;
+    for (unsigned i = 0; i < 4; ++i) held.entries[i] = *guest_table_pool{}(root + 8 * i);
+    return held;
 }
 
-/// All guests in turn over one format. `registers_hold_pdptes`: of PAE, as over EPT.
-template <class Machine, auto Host, bool RegistersHoldPdptes>
+/// All guests in turn over one format. `RootOfPae`: what walks of PAE begin with.
+template <class Machine, auto Host, auto RootOfPae>
 void run_guests(const char* what)
 {
     const auto run = [&](const auto& guest, bool with_pages) {
@@ -49,7 +47,7 @@ void run_guests(const char* what)
         alignas(one) static unsigned char room[sizeof(one)];
         (new (room) one(mmu, guest))->run_all(with_pages);
     };
-    run(guest_over<guest_format<4>, Host, false>::over(long_mode_4), true);
-    if (machine::has_la57()) run(guest_over<guest_format<5>, Host, false>::over(long_mode_5), false);
-    run(guest_over<guest_format<3>, Host, RegistersHoldPdptes>::over(pae), false);
+    run(guest_over<guest_format<4>, Host>::over(long_mode_4), true);
+    if (machine::has_la57()) run(guest_over<guest_format<5>, Host>::over(long_mode_5), false);
+    run(guest_over<guest_format<3>, Host, RootOfPae>::over(pae), false);
 }

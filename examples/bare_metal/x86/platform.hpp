@@ -5,10 +5,14 @@
 
 #include <cstdint>
 
-#include <ptebits/formats/shadow.hpp>
+#include <ptebits/nested_walk.hpp>
+#include <ptebits/x86.hpp>
 
-// What other files of a machine have to offer: put(), leave(), ticks(), second(), relax(), this kernel's programs for
-// guests, and struct guest_registers.
+#include "../../hypervisor_mmu.hpp"
+#include "../machine.hpp"
+
+// What other files ask of a machine: all from memory_at to print_code(); put(), leave(), ticks(), second(), relax();
+// this kernel's programs for guests.
 
 /// The physical width that this kernel is built for: of QEMU's CPUs and most of Bochs'. Held against CPUID.
 inline constexpr unsigned physical_bits = 40;
@@ -18,6 +22,47 @@ inline constexpr auto own_tables = ptebits::shadow<ptebits::shadow_features{
     .physical_bits = physical_bits, .gigabyte_pages = false, .global_pages = false}>;
 
 namespace machine {
+
+inline constexpr std::uint64_t memory_at = 0;
+inline constexpr std::uint64_t jump_to_d = 0xe2ff;                                     ///< jmp *%rdx
+inline constexpr std::uint64_t reserved_bit = ptebits::bit(physical_bits + 5).mask();  ///< in all formats
+inline constexpr hypervisor::software_bits software_bits;
+
+using access = ptebits::memory_access;
+[[nodiscard]] constexpr access access_of(use how) noexcept
+{
+    using enum ptebits::operation;
+    // A locked access is a write, from the beginning.
+    return {.what = how == use::read ? read : how == use::fetch ? fetch : write};
+}
+
+/// EXITINFO1 or the exit qualification.
+using fault_code = std::uint64_t;
+void print_code(fault_code code);
+[[nodiscard]] constexpr fault_code code_of(const auto& r, std::uint64_t /*address*/, const access& /*of_guest*/,
+                                           const auto& /*guest*/, const auto& host) noexcept
+{
+    return ptebits::fault_code(r.host, r.host_access, {}, host).value;
+}
+
+/// Whether each look at a guest's table counts as a write there, whatever changes.
+template <auto Host>
+inline constexpr bool table_uses_write = Host->accessed.exists();
+
+/// How an emulator differs that tells another code than predicted.
+template <auto Host>
+[[nodiscard]] constexpr deviation deviation_of(fault_code told, const auto& predicted, bool locked) noexcept
+{
+    const std::uint64_t code = predicted.code;
+    if constexpr (requires { Host->memory_type; }) {
+        const bool of_table = Host->accessed.exists() && predicted.walk.host_access.guest_table;
+        return of_table && code == (told | 1) ? deviation::table_access_not_read : deviation::none;
+    } else {
+        if (locked && code == (told | 2)) return deviation::locked_access_reads_first;
+        const bool reserved = predicted.walk.host.fault == ptebits::fault_kind::reserved_bits;
+        return reserved && code == (told | 1) ? deviation::reserved_not_present : deviation::none;
+    }
+}
 
 inline void outb(std::uint16_t port, std::uint8_t v) { asm volatile("outb %0, %1" ::"a"(v), "Nd"(port)); }
 inline void outl(std::uint16_t port, std::uint32_t v) { asm volatile("outl %0, %1" ::"a"(v), "Nd"(port)); }
@@ -106,11 +151,6 @@ inline void put(char c)
 }
 
 }  // namespace machine
-
-/// What a guest has in registers. In the order that boot.S uses.
-struct guest_registers {
-    std::uint64_t rax, rbx, rcx, rdx, rsi, rdi, rbp, rip;
-};
 
 extern "C" {
 extern char text_begin[], text_end[], rodata_end[], bss_end[];

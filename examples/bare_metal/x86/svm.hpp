@@ -58,20 +58,20 @@ public:
 
     guest_exit run(guest_registers& r)
     {
-        put(guest_rip, r.rip);
-        put(guest_rax, r.rax);
+        put(guest_rip, r.pc);
+        put(guest_rax, r.a);
         svm_run(&r, reinterpret_cast<std::uint64_t>(vmcb_));
         put(tlb_control_byte, static_cast<std::uint8_t>(ptebits::tlb_control::nothing));
-        r.rip = get<std::uint64_t>(guest_rip);
-        r.rax = get<std::uint64_t>(guest_rax);
+        r.pc = get<std::uint64_t>(guest_rip);
+        r.a = get<std::uint64_t>(guest_rax);
         const auto why = get<std::uint64_t>(exit_code);
         if (why == exit_vmmcall) return {.how = ending::done};
         if (why == exit_interrupt) return {.how = ending::interrupted};
         if (why != exit_npf)
-            return {.how = ending::other, .guest_physical = get<std::uint64_t>(exit_info_2), .code = why};
+            return {.how = ending::other, .guest_physical = get<std::uint64_t>(exit_info_2), .reason = why};
         const auto code = get<std::uint64_t>(exit_info_1);
         const ptebits::told_fault told = ptebits::npf_told(code, false);
-        return {ending::fault, get<std::uint64_t>(exit_info_2), code, static_cast<bool>(told), told.access};
+        return {ending::fault, get<std::uint64_t>(exit_info_2), 0, code, static_cast<bool>(told), told.access};
     }
 
 private:

@@ -10,6 +10,6 @@ void run_second_stages(const options& wanted)
     if (wanted.two_cpus) {
         run_on_two_cpus<svm>(new_mmu<nested>(), long_mode_4, wanted);
     } else {
-        run_guests<svm, nested, false>("nested paging");
+        run_guests<svm, nested, root_as_it_is>("nested paging");
     }
 }

@@ -7,6 +7,7 @@
 #include <ptebits/x86_flush.hpp>
 #include <ptebits/x86_registers.hpp>
 
+#include "../guest.hpp"
 #include "../virtual_cpu.hpp"
 #include "platform.hpp"
 
@@ -69,7 +70,7 @@ public:
             write(f, 0);  // masks of CR0 and CR4, and what they show
         write(vmcs_link_pointer, ~std::uint64_t{0});
         write(ept_pointer, eptp_);
-        for (unsigned i = 0; i < 4; ++i) write(guest_pdpte + 2 * i, mode.top[i]);
+        for (unsigned i = 0; i < 4; ++i) write(guest_pdpte + 2 * i, long_mode ? 0 : word_at(guest_at + mode.root)[i]);
         write_host();
         write_guest(mode);
         flush();
@@ -94,22 +95,22 @@ public:
 
     guest_exit run(guest_registers& r)
     {
-        write(guest_rip, r.rip);
+        write(guest_rip, r.pc);
         if (const int failed = vmx_run(&r, !launched_); failed != 0) {
             fail("VM entry, error ", failed == 1 ? read(instruction_error) : 0);
         }
         launched_ = true;
-        r.rip = read(guest_rip);
+        r.pc = read(guest_rip);
         const std::uint64_t why = read(exit_reason);
         if (why == exit_vmcall) return {.how = ending::done};
         const std::uint64_t address = read(guest_physical_address);
         // A misconfiguration has no qualification, and tells no access.
         if (why == exit_misconfiguration) return {.how = ending::fault, .guest_physical = address, .told = true};
         if (why != exit_violation)
-            return {.how = ending::other, .guest_physical = read(exit_qualification), .code = why};
+            return {.how = ending::other, .guest_physical = read(exit_qualification), .reason = why};
         const std::uint64_t code = read(exit_qualification);
         const ptebits::told_fault told = ptebits::ept_violation_told(code, false);
-        return {ending::fault, address, code, static_cast<bool>(told), told.access};
+        return {ending::fault, address, 0, code, static_cast<bool>(told), told.access};
     }
 
 private:

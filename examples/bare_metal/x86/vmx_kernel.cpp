@@ -16,7 +16,7 @@ bool run_if_there(const char* what, const options& wanted)
     if (wanted.two_cpus) {
         run_on_two_cpus<machine_type>(new_mmu<extended<Flags>>(), long_mode_4, wanted);
     } else {
-        run_guests<machine_type, extended<Flags>, true>(what);
+        run_guests<machine_type, extended<Flags>, pdptes_at>(what);
     }
     return true;
 }
