@@ -1,22 +1,30 @@
 # SPDX-License-Identifier: BSL-1.0
 # Boots a kernel of examples/bare_metal in an emulator, and compares what it sends:
-#     cmake -DROM=FILE -DEMULATOR=qemu|bochs [-DCPU=MODEL] [-DOPTIONS=WORDS] [-DEXPECTED=FILE | -DSAYS=REGEX]
+#     cmake -DROM=FILE -DEMULATOR=qemu|bochs|qemu-riscv64 [-DCPU=MODEL] [-DOPTIONS=WORDS] [-DEXPECTED=FILE | -DSAYS=REGEX]
 #           [-DFAILS=ON] [-DPICTURE=PROGRAM] -DWORK=DIRECTORY -P tests/bare_metal.cmake
 # FAILS: the kernel has to find what is wrong. Lines that begin with ~ depend on the compiler and are left out.
 cmake_minimum_required(VERSION 3.20)
 
 file(MAKE_DIRECTORY ${WORK})
-if(EMULATOR STREQUAL "qemu")
-    find_program(PROGRAM qemu-system-x86_64)
-else()
+if(DEFINED COMPILER AND NOT COMPILER)
+    message("skipped: there is no riscv64-linux-gnu-g++")
+    return()
+endif()
+if(EMULATOR STREQUAL "bochs")
     find_program(PROGRAM bochs-bin)
+elseif(EMULATOR STREQUAL "qemu")
+    find_program(PROGRAM qemu-system-x86_64)
+    set(machine -machine pc -cpu max -device isa-debug-exit,iobase=0xf4,iosize=4)
+else()
+    find_program(PROGRAM qemu-system-riscv64)
+    set(machine -machine virt -cpu rv64 -bios none)
 endif()
 if(NOT PROGRAM)
     message("skipped: there is no ${EMULATOR}")
     return()
 endif()
 
-if(EMULATOR STREQUAL "qemu")
+if(NOT EMULATOR STREQUAL "bochs")
     # -icount: as many instructions in each run. Two CPUs run freely.
     set(how -icount shift=0)
     if(OPTIONS)
@@ -24,8 +32,7 @@ if(EMULATOR STREQUAL "qemu")
     endif()
     execute_process(
         COMMAND
-            ${PROGRAM} -accel tcg -machine pc -cpu max -m 64 -display none -nodefaults -no-reboot -kernel ${ROM} ${how}
-            -serial stdio -device isa-debug-exit,iobase=0xf4,iosize=4
+            ${PROGRAM} -accel tcg ${machine} -m 64 -display none -nodefaults -no-reboot -kernel ${ROM} ${how} -serial stdio
         RESULT_VARIABLE status
         OUTPUT_VARIABLE out
         ERROR_VARIABLE err

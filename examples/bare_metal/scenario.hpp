@@ -154,12 +154,13 @@ private:
 
     // ---- faults
 
+    [[nodiscard]] prediction<host_format> look(std::uint64_t address, use how) const
+    {
+        return guest_.look(guest_root_, mmu_.root(), address, machine::access_of(how));
+    }
     /// What the guest's next access comes to: known before the exit is read.
     [[nodiscard]] prediction<host_format> predict(const guest_registers& r) const
     {
-        const auto look = [&](std::uint64_t address, use how) {
-            return guest_.look(guest_root_, mmu_.root(), address, machine::access_of(how));
-        };
         const auto fetched = look(r.pc, use::fetch);
         if (!fetched.walk) return fetched;
         const script_program& p = *guest_.tables.program;
@@ -171,21 +172,24 @@ private:
     }
     void compare(const guest_exit& e, const guest_registers& r, const prediction<host_format>& predicted)
     {
-        const auto& walk = predicted.walk;
-        const bool same_address =
-            !walk && walk.where == ptebits::dimension::host && walk.guest_physical == e.guest_physical;
-        if (same_address && predicted.code == e.code) {
+        const auto same_address = [&](const prediction<host_format>& p) {
+            return !p.walk && p.walk.where == ptebits::dimension::host && p.walk.guest_physical == e.guest_physical;
+        };
+        if (same_address(predicted) && predicted.code == e.code) {
             ++exact_;
             check(e.told, "a code that the library cannot read");
             return;
         }
-        const bool locked = r.pc == guest_.tables.program->linear_of(guest_.tables.program->at_modify);
-        const deviation d =
-            same_address ? machine::deviation_of<Mmu::format>(e.code, predicted, locked) : deviation::none;
+        deviation d = same_address(predicted) ? machine::deviation_of<Mmu::format>(e.code, predicted) : deviation::none;
+        if (r.pc == guest_.tables.program->linear_of(guest_.tables.program->at_modify)) {
+            const auto as_read = look(r.a + 8, use::read);
+            if (same_address(as_read) && as_read.code == e.code) d = deviation::locked_access_reads_first;
+        }
         if (d != deviation::none) {
             ++deviated_[static_cast<unsigned>(d)];
             return;
         }
+        const auto& walk = predicted.walk;
         check(false, "a fault is not as predicted");
         print("    at ", hex{e.guest_physical}, " code ");
         machine::print_code(e.code);

@@ -51,14 +51,13 @@ inline constexpr bool table_uses_write = Host->accessed.exists();
 
 /// How an emulator differs that tells another code than predicted.
 template <auto Host>
-[[nodiscard]] constexpr deviation deviation_of(fault_code told, const auto& predicted, bool locked) noexcept
+[[nodiscard]] constexpr deviation deviation_of(fault_code told, const auto& predicted) noexcept
 {
     const std::uint64_t code = predicted.code;
     if constexpr (requires { Host->memory_type; }) {
         const bool of_table = Host->accessed.exists() && predicted.walk.host_access.guest_table;
         return of_table && code == (told | 1) ? deviation::table_access_not_read : deviation::none;
     } else {
-        if (locked && code == (told | 2)) return deviation::locked_access_reads_first;
         const bool reserved = predicted.walk.host.fault == ptebits::fault_kind::reserved_bits;
         return reserved && code == (told | 1) ? deviation::reserved_not_present : deviation::none;
     }

@@ -1,0 +1,122 @@
+// SPDX-License-Identifier: BSL-1.0
+// A small hypervisor on the bare machine, RISC-V: a guest's tables and the G-stage's are made, aged, harvested, split,
+// merged and taken away by ptebits, and used by a hart.
+#include <cstdint>
+#include <new>
+
+#include "../guest.hpp"
+#include "../output.hpp"
+#include "../scenario.hpp"
+#include "../two_cpus.hpp"
+#include "hart.hpp"
+#include "platform.hpp"
+
+extern "C" [[noreturn]] void trap_ends_it(std::uint64_t cause, std::uint64_t pc, std::uint64_t value)
+{
+    fail("trap ", hex{cause}, ", PC ", hex{pc}, ", value ", hex{value});
+}
+
+void machine::print_code(const fault_code& code)
+{
+    print("cause ", code.cause, ", tval ", hex{code.tval}, ", htval ", hex{code.tval2}, ", htinst ", hex{code.tinst},
+          code.gva ? ", GVA" : "");
+}
+
+// ---- the second hart
+
+namespace {
+
+void (*second_hart_function)() = nullptr;
+hypervisor::shared_word second_hart_runs;
+
+}  // namespace
+
+extern "C" void second_hart_main()
+{
+    second_hart_runs.store(1);
+    second_hart_function();
+}
+
+void machine::interrupt_guest() noexcept
+{
+    *reinterpret_cast<volatile std::uint32_t*>(0x200'0004) = 1;  // msip of hart 1
+}
+
+bool machine::start_second_cpu(void (*function)())
+{
+    second_hart_function = function;
+    asm volatile("fence" ::: "memory");
+    interrupt_guest();
+    for (unsigned n = 100'000'000; n != 0 && second_hart_runs.load() == 0; --n) relax();
+    return second_hart_runs.load() != 0;
+}
+
+// ---- the command line: /chosen's bootargs, in the device tree that QEMU makes
+
+namespace {
+
+[[nodiscard]] const char* bootargs(const char* tree)
+{
+    const auto word = [tree](std::uint64_t at) {
+        std::uint32_t v = 0;
+        for (unsigned i = 0; i < 4; ++i) v = v << 8 | static_cast<std::uint8_t>(tree[at + i]);
+        return v;
+    };
+    constexpr std::uint32_t magic = 0xd00d'feed, begin_node = 1, property = 3, end = 9;
+    if (word(0) != magic) return nullptr;
+    const std::uint64_t names = word(12);
+    for (std::uint64_t at = word(8); word(at) != end;) {
+        const std::uint32_t token = word(at);
+        at += 4;
+        if (token == begin_node) {
+            while (tree[at] != '\0') ++at;
+            at = (at + 4) & ~std::uint64_t{3};
+        } else if (token == property) {
+            const char *name = tree + names + word(at + 4), *wanted = "bootargs";
+            while (*wanted != '\0' && *name == *wanted) ++name, ++wanted;
+            if (*name == *wanted) return tree + at + 8;
+            at = (at + 8 + word(at) + 3) & ~std::uint64_t{3};
+        }
+    }
+    return nullptr;
+}
+
+// ---- guests
+
+inline const script_program the_script{
+    script, script_end, script_at_script, script_at_read, script_at_write, script_at_modify, 8};
+
+/// The levels' names.
+constexpr const char* names[] = {"", "", "", "Sv39", "Sv48", "Sv57"};
+
+template <bool Svadu, unsigned HostLevels, unsigned GuestLevels>
+void run_guest_over(bool with_pages)
+{
+    static constexpr auto host = ptebits::gstage<ptebits::gstage_features{.levels = HostLevels, .svadu = Svadu}>;
+    static constexpr auto guest = guest_format<GuestLevels, Svadu>;
+    print(names[HostLevels], "x4, A and D by ", Svadu ? "hardware" : "faults", "; a guest in ", names[GuestLevels],
+          "\n");
+    auto& mmu = new_mmu<host>();
+    using one = scenario<hart<host>, std::remove_reference_t<decltype(mmu)>>;
+    alignas(one) static unsigned char room[sizeof(one)];
+    static constexpr auto paging = guest_over<guest, host>::over(guest_of<guest>::tables(names[GuestLevels], the_script));
+    (new (room) one(mmu, paging))->run_all(with_pages);
+}
+
+}  // namespace
+
+extern "C" void kernel_main(const char* device_tree)
+{
+    const options wanted = options_in(bootargs(device_tree));
+    print("ptebits on the bare machine\n");
+    if (wanted.two_cpus) {
+        static constexpr auto host = ptebits::gstage<ptebits::gstage_features{.svadu = true}>;
+        run_on_two_cpus<hart<host>>(new_mmu<host>(), guest_of<guest_format<3, true>>::tables("Sv39", the_script),
+                                    wanted);
+    } else {
+        run_guest_over<true, 3, 3>(true);
+        run_guest_over<true, 4, 4>(false);
+        run_guest_over<true, 3, 5>(false);
+    }
+    finish();
+}
