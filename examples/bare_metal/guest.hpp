@@ -215,8 +215,8 @@ struct guest_over {
     static prediction<host_format> look(std::uint64_t guest_root, std::uint64_t host_root, std::uint64_t address,
                                         const machine::access& a)
     {
-        const auto r = nested_walk(Guest, RootOf(guest_root), Host, host_root, address, a, {}, word_at,
-                                   ptebits::update_flags::no);
+        const auto r =
+            nested_walk(Guest, RootOf(guest_root), Host, host_root, address, a, {}, word_at, ptebits::update_flags::no);
         return {r, machine::code_of(r, address, a, Guest, Host)};
     }
     static constexpr guest_paging<host_format> over(const guest_tables& tables)

@@ -83,8 +83,8 @@ namespace {
 
 // ---- guests
 
-inline const script_program the_script{
-    script, script_end, script_at_script, script_at_read, script_at_write, script_at_modify, 8};
+inline const script_program the_script{script,           script_end, script_at_script, script_at_read, script_at_write,
+                                       script_at_modify, 8};
 
 /// The levels' names.
 constexpr const char* names[] = {"", "", "", "Sv39", "Sv48", "Sv57"};
@@ -99,7 +99,8 @@ void run_guest_over(bool with_pages)
     auto& mmu = new_mmu<host>();
     using one = scenario<hart<host>, std::remove_reference_t<decltype(mmu)>>;
     alignas(one) static unsigned char room[sizeof(one)];
-    static constexpr auto paging = guest_over<guest, host>::over(guest_of<guest>::tables(names[GuestLevels], the_script));
+    static constexpr auto paging =
+        guest_over<guest, host>::over(guest_of<guest>::tables(names[GuestLevels], the_script));
     (new (room) one(mmu, paging))->run_all(with_pages);
 }
 

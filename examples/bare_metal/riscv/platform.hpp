@@ -48,8 +48,7 @@ template <auto Host>
 {
     fault_code as_told = predicted.code;
     as_told.cause = ptebits::fault_code(predicted.walk.host, access{}, {}, Host).value;  // of a load
-    return predicted.walk.host_access.implicit && as_told == told ? deviation::table_access_of_a_load
-                                                                  : deviation::none;
+    return predicted.walk.host_access.implicit && as_told == told ? deviation::table_access_of_a_load : deviation::none;
 }
 
 // ---- control registers, by their numbers: assemblers need not know them
