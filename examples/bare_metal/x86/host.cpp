@@ -3,12 +3,10 @@
 
 #include <cstdint>
 
-#include <ptebits/map.hpp>
-#include <ptebits/visit.hpp>
-#include <ptebits/x86.hpp>
 #include <ptebits/x86_flush.hpp>
 
 #include "../guest.hpp"
+#include "../own_tables.hpp"
 #include "../two_cpus.hpp"
 #include "platform.hpp"
 
@@ -62,115 +60,29 @@ void host::set_up_exceptions()
 
 // ---- the kernel's own tables
 
-namespace {
-
-struct own_table_pool {
-    static constexpr unsigned tables = 8;
-    alignas(page_bytes) static inline std::uint64_t slots[tables][page_bytes / 8];
-    static inline unsigned count = 0;
-
-    std::uint64_t* operator()(std::uint64_t physical) const noexcept { return word_at(physical); }
-    static ptebits::optional_address allocate(unsigned /*level*/) noexcept
-    {
-        if (count == tables) return {};
-        return address_of_symbol(slots[count++]);
-    }
-    static void release(std::uint64_t /*table*/, unsigned /*level*/) noexcept {}
-};
-ptebits::tree own_tree{own_tables, 0, own_table_pool{}, own_table_pool{}};
-
-}  // namespace
-
 void host::set_up_paging()
 {
-    using namespace ptebits;
-    own_tree.root = *own_table_pool::allocate(4);
-    check(clear_root(own_tree) == tree_end::done, "the root");
-    flush_list_of<> list;  // nothing to flush: these tables are not in use yet
-    const auto map_as_it_is = [&](std::uint64_t begin, std::uint64_t end, permissions grant,
-                                  page_attributes with = {}) {
-        grant.user = false;
-        check(static_cast<bool>(map(own_tree, {begin, end - 1}, begin, grant, list, {.attributes = with})),
-              "the host's tables");
-    };
-    const std::uint64_t rodata = address_of_symbol(text_end), data = address_of_symbol(rodata_end);
-    const std::uint64_t end = address_of_symbol(bss_end);
+    map_kernel(0x100000);
     map_as_it_is(second_cpu_at, second_cpu_at + page_bytes, {.execute = false});
-    map_as_it_is(0x100000, rodata, {.write = false});
-    map_as_it_is(rodata, data, {.write = false, .execute = false});
-    map_as_it_is(data, end, {.execute = false});
-    map_as_it_is(guest_at, memory_end, {.execute = false});
-    map_as_it_is(local_apic, local_apic + page_bytes, {.execute = false}, {.type = memory_type::uc});
+    map_as_it_is(local_apic, local_apic + page_bytes, {.execute = false}, {.type = ptebits::memory_type::uc});
     machine::set_cr3(own_tree.root);
-
-    print("~ host: ");
-    for_each_mapping(own_tables, own_tree.root, {}, own_table_pool{}, [](const mapping& m) {
-        print(hex{m.address}, "+", m.bytes >> 10, "K", m.allowed.write ? "w" : "", m.allowed.execute ? "x" : "", " ");
-    });
-    print("\n");
+    print_own_mappings();
 }
 
-void host::examine_faults()
+machine::probed machine::probe_at(std::uint64_t address, use how)
 {
-    using namespace ptebits;
-    using enum operation;
-    const std::uint64_t text = address_of_symbol(text_begin), rodata = address_of_symbol(text_end);
-    const std::uint64_t data = address_of_symbol(rodata_end);
-    const struct {
-        std::uint64_t address;
-        operation what;
-    } probes[] = {{text, read},        {text, write},     {rodata, write},  {rodata, fetch},
-                  {data, write},       {data, fetch},     {0x5000, read},   {0x5000, write},
-                  {memory_end, fetch}, {guest_at, fetch}, {guest_at, read}, {memory_end, read}};
-    unsigned right = 0;
-    for (const auto& p : probes) {
-        const memory_access a{.what = p.what};
-        const walk_result r = walk(own_tables, own_tree.root, p.address, a, {}, own_table_pool{}, update_flags::no);
-        constexpr std::uint64_t no_fault = ~std::uint64_t{0};
-        fault_error = no_fault;
-        fault_address = 0;
-        if (p.what != fetch || !r) {
-            probe(reinterpret_cast<const void*>(p.address), p.what == fetch ? 2 : p.what == write ? 1 : 0);
-        }
-        const bool same = r ? fault_error == no_fault
-                            : fault_error == fault_code(r, a, {}, own_tables).value && fault_address == p.address;
-        right += check(same, "#PF");
+    constexpr std::uint64_t no_fault = ~std::uint64_t{0};
+    fault_error = no_fault;
+    fault_address = 0;
+    probe(reinterpret_cast<const void*>(address), how == use::fetch ? 2 : how == use::write ? 1 : 0);
+    return {fault_error != no_fault, fault_error, fault_address};
+}
+
+void machine::forget(const ptebits::flush_item& item)
+{
+    for (const std::uint64_t address : invlpg_addresses(item, own_tables)) {
+        asm volatile("invlpg (%0)" ::"r"(address) : "memory");
     }
-    unsigned illegal = 0;
-    visit(own_tables, own_tree.root, {}, own_table_pool{}, [&](const auto& e) {
-        illegal += !legal(e.entry, e.level, own_tables);
-        return visit_next::into;
-    });
-    check(illegal == 0, "an entry of the host's");
-    print("host: ", right, " of ", sizeof probes / sizeof probes[0], " page faults as predicted\n");
-}
-
-void host::examine_tlb()
-{
-    using namespace ptebits;
-    std::uint64_t& slot = *find_slot(own_tree, spare_at, 2).slot;
-    auto* const word = reinterpret_cast<volatile std::uint64_t*>(spare_at);
-    const auto forget = [] {
-        const flush_item item{spare_at, spare_at, small_shift};
-        for (const std::uint64_t address : invlpg_addresses(item, own_tables)) {
-            asm volatile("invlpg (%0)" ::"r"(address) : "memory");
-        }
-    };
-    const auto use_again = [&](bool flush) {
-        forget();
-        *word = 1;  // the TLB has it, for writes
-        age(slot, own_tables);
-        check(harvest_dirty(slot, own_tables), "D after a write");
-        if (flush) forget();
-        *word = 2;
-        return load(slot);
-    };
-    const std::uint64_t without = use_again(false);
-    const std::uint64_t with = use_again(true);
-    print("host: written again after age and harvest: without a flush A=", unsigned{young(without, own_tables)},
-          " D=", unsigned{dirty(without, own_tables)}, ", with one A=", unsigned{young(with, own_tables)},
-          " D=", unsigned{dirty(with, own_tables)}, "\n");
-    check(young(with, own_tables) && dirty(with, own_tables), "A and D after a flush");
 }
 
 // ---- the second CPU

@@ -12,10 +12,5 @@ namespace host {
 void set_up_exceptions();
 /// The kernel's own tables take the place of those that paging was turned on with: nothing is writable and executable.
 void set_up_paging();
-/// #PF: the code that the CPU pushes is the one that a walk tells.
-void examine_faults();
-/// What a TLB keeps: a page that was aged and harvested is used and written again. Without a flush its entry may not
-/// tell; with the flush that the library asks for it does.
-void examine_tlb();
 
 }  // namespace host

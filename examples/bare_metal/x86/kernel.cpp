@@ -5,6 +5,7 @@
 
 #include <cstddef>
 
+#include "../own_tables.hpp"
 #include "host.hpp"
 
 // What compilers call on their own.
@@ -37,8 +38,8 @@ extern "C" void kernel_main()
         fail("this kernel is for physical addresses of 40 bits");
     host::set_up_paging();
     if (!wanted.two_cpus) {
-        host::examine_faults();
-        host::examine_tlb();
+        examine_faults();
+        examine_tlb();
     }
     run_second_stages(wanted);
     finish();
