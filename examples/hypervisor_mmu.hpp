@@ -226,6 +226,7 @@ public:
     using bitmap = page_bitmap<Limits.slot_pages>;
     using place = mmu_place<word>;
 
+    static constexpr bool sets_flags = format->accessed_by() == ptebits::accessed_setter::fault;
     static constexpr std::uint64_t may_write = ptebits::bit(Bits.may_write).mask();
 
     /// By what pages are aged: the format where entries have A, else access tracking.
@@ -238,7 +239,6 @@ public:
     }();
     static constexpr auto frozen = ptebits::frozen_marker<ptebits::bit(Bits.frozen).mask()>(ageing);
     static_assert(ptebits::available(format, may_write | frozen.value));
-    static_assert(format->accessed_by() != ptebits::accessed_setter::fault, "fault() does not set A and D");
 
     explicit mmu(const place& at) noexcept : pool_(at.tables, at.tables_physical), host_physical_(at.host_physical)
     {
@@ -322,6 +322,7 @@ private:
     void log_writes(std::uint64_t guest_page, unsigned level) noexcept;
     [[nodiscard]] static word with_write(word entry) noexcept;
     bool grant_write(word& slot, std::uint64_t guest_page, unsigned level) noexcept;
+    bool set_flags(word& slot, std::uint64_t guest_physical, const access& a) noexcept;
     fault_outcome resolve(word& slot, unsigned level, std::uint64_t guest_physical, const access& a) noexcept;
     fault_outcome map(const memory_slot& in, std::uint64_t guest_physical, const access& a) noexcept;
     [[nodiscard]] bool may_be_large(const memory_slot& in, std::uint64_t guest_page) const noexcept;
@@ -416,8 +417,20 @@ fault_outcome mmu<F, L, B>::resolve(word& slot, unsigned level, std::uint64_t gu
     if (!r && r.broken != ptebits::rule::none) return fault_outcome::misconfigured;
     bool restored = false;
     if constexpr (!format->accessed.exists()) restored = restore(slot, ageing);
-    if (a.writes() && grant_write(slot, guest_physical >> page_shift, level)) return fault_outcome::write_granted;
+    const bool granted = a.writes() && grant_write(slot, guest_physical >> page_shift, level);
+    if constexpr (sets_flags) restored = set_flags(slot, guest_physical, a);
+    if (granted) return fault_outcome::write_granted;
     return restored ? fault_outcome::restored : fault_outcome::retry;
+}
+
+/// Where hardware faults instead: A, and D of a write, in the entry that the walk judges.
+template <auto F, mmu_limits L, software_bits B>
+bool mmu<F, L, B>::set_flags(word& slot, std::uint64_t guest_physical, const access& a) noexcept
+{
+    const ptebits::walk_result r = walk(format, root(), guest_physical, a, {}, pool_, ptebits::update_flags::no);
+    const auto missing = repair_of(r, a, {}, format).set;
+    auto judged = static_cast<word>(r.last_entry());
+    return missing != 0 && ptebits::compare_exchange(slot, judged, static_cast<word>(judged | missing));
 }
 
 /// An entry of a page that may be written, with the permission; any other as it is.
@@ -478,7 +491,8 @@ fault_outcome mmu<F, L, B>::map(const memory_slot& in, std::uint64_t guest_physi
         if (mapped.full()) return fault_outcome::no_room;
 
         // Writable only for a write: so the first write to a page that was read faults, too.
-        const page_attributes with{.software = in.writable ? may_write : 0};
+        // Where software sets A and D they tell of this access.
+        const page_attributes with{.used = sets_flags, .software = in.writable ? may_write : 0};
         const std::uint64_t physical = host_physical_ + (host_page << page_shift);
         // The level is a constant where entries are made: a few instructions.
         const encoded leaf = level == 1 ? encode_page(kind::leaf, 1, physical, {.write = a.writes()}, with, format)

@@ -204,6 +204,8 @@ struct guest_paging {
     /// What an access comes to, as tables are now.
     prediction<HostFormat> (*look)(std::uint64_t guest_root, std::uint64_t host_root, std::uint64_t address,
                                    const machine::access& a);
+    /// What a handler of the guest's does where it is its to set A and D. Returns whether the access is allowed then.
+    bool (*repair)(std::uint64_t guest_root, std::uint64_t host_root, std::uint64_t address, const machine::access& a);
 };
 /// The root as walks take it.
 [[nodiscard]] inline std::uint64_t root_as_it_is(std::uint64_t root) noexcept { return root; }
@@ -215,13 +217,32 @@ struct guest_over {
     static prediction<host_format> look(std::uint64_t guest_root, std::uint64_t host_root, std::uint64_t address,
                                         const machine::access& a)
     {
-        const auto r =
-            nested_walk(Guest, RootOf(guest_root), Host, host_root, address, a, {}, word_at, ptebits::update_flags::no);
+        const auto r = walk_as_it_is(guest_root, host_root, address, a);
         return {r, machine::code_of(r, address, a, Guest, Host)};
+    }
+    static bool repair(std::uint64_t guest_root, std::uint64_t host_root, std::uint64_t address,
+                       const machine::access& a)
+    {
+        if constexpr (Guest->accessed_by() == ptebits::accessed_setter::fault) {
+            const auto r = walk_as_it_is(guest_root, host_root, address, a);
+            const auto what = repair_of(r.guest, a, {}, Guest);
+            if (what.set != 0) ptebits::set(*word_at(r.guest_slots[r.guest.steps - 1]), what.set);
+            return !what.refused;
+        } else {
+            return false;
+        }
     }
     static constexpr guest_paging<host_format> over(const guest_tables& tables)
     {
-        return {tables, !std::is_same_v<decltype(RootOf(0)), std::uint64_t>, look};
+        return {tables, !std::is_same_v<decltype(RootOf(0)), std::uint64_t>, look, repair};
+    }
+
+private:
+    static ptebits::nested_result<machine::access> walk_as_it_is(std::uint64_t guest_root, std::uint64_t host_root,
+                                                                 std::uint64_t address, const machine::access& a)
+    {
+        return nested_walk(Guest, RootOf(guest_root), Host, host_root, address, a, {}, word_at,
+                           ptebits::update_flags::no);
     }
 };
 

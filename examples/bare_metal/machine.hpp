@@ -27,7 +27,8 @@ enum class deviation : unsigned {
     flags_through_read_only,    ///< Bochs without EPT's A and D; QEMU, RISC-V: the guest's A and D are set through an
                                 ///< entry that may not be written
     accessed_in_pdpte,          ///< QEMU: A is set in PAE's top entries, which have none
-    table_access_of_a_load,     ///< QEMU 7.2, RISC-V: a refused access to a guest's table is told as of a load
+    locked_access_judged_as_read,  ///< QEMU 10, RISC-V: the same, but told as a write
+    table_access_of_a_load,        ///< QEMU 7.2, RISC-V: a refused access to a guest's table is told as of a load
     none,
 };
 inline constexpr unsigned deviations = static_cast<unsigned>(deviation::none);
@@ -36,5 +37,6 @@ inline constexpr const char* deviation_names[] = {"a locked access told as a rea
                                                   "an access to a guest's table told as a write only",
                                                   "the guest's A and D set through a read-only entry",
                                                   "A set in a PDPTE",
+                                                  "a locked access judged as a read",
                                                   "an access to a guest's table told as a load's"};
 static_assert(sizeof deviation_names / sizeof *deviation_names == deviations);

@@ -40,7 +40,7 @@ inline void map_as_it_is(std::uint64_t begin, std::uint64_t end, ptebits::permis
                          ptebits::page_attributes with = {})
 {
     grant.user = false;
-    with.used = true;                // nobody asks for A and D here
+    with.used = true;               // nobody asks for A and D here
     ptebits::flush_list_of<> list;  // nothing to flush: these tables are not in use yet
     check(static_cast<bool>(map(own_tree, {begin, end - 1}, begin, grant, list, {.attributes = with})),
           "the host's tables");
@@ -84,9 +84,9 @@ inline void examine_faults()
         const walk_result r = walk(own_tables, own_tree.root, p.address, a, {}, own_table_pool{}, update_flags::no);
         machine::probed found;
         if (p.how != fetch || !r) found = machine::probe_at(p.address, p.how);
-        const bool same = r ? !found.faulted
-                            : found.faulted && found.code == fault_code(r, a, {}, own_tables).value &&
-                                  found.address == p.address;
+        const bool same =
+            r ? !found.faulted
+              : found.faulted && found.code == fault_code(r, a, {}, own_tables).value && found.address == p.address;
         right += check(same, "a fault of the host's");
     }
     unsigned illegal = 0;

@@ -141,7 +141,7 @@ private:
             // what emulators do not ask for.
             if (machine::table_uses_write<Mmu::format>)
                 written_.add(t, 1);
-            else if (checksum(t) != before[t])
+            else if (Mmu::format->accessed_by() != ptebits::accessed_setter::fault && checksum(t) != before[t])
                 ++deviated_[static_cast<unsigned>(deviation::flags_through_read_only)];
         }
     }
@@ -173,7 +173,9 @@ private:
     void compare(const guest_exit& e, const guest_registers& r, const prediction<host_format>& predicted)
     {
         const auto same_address = [&](const prediction<host_format>& p) {
-            return !p.walk && p.walk.where == ptebits::dimension::host && p.walk.guest_physical == e.guest_physical;
+            if (p.walk) return false;
+            if (p.walk.where == ptebits::dimension::guest) return e.how == ending::guest_fault;
+            return e.how == ending::fault && p.walk.guest_physical == e.address;
         };
         if (same_address(predicted) && predicted.code == e.code) {
             ++exact_;
@@ -184,6 +186,8 @@ private:
         if (r.pc == guest_.tables.program->linear_of(guest_.tables.program->at_modify)) {
             const auto as_read = look(r.a + 8, use::read);
             if (same_address(as_read) && as_read.code == e.code) d = deviation::locked_access_reads_first;
+            if (same_address(as_read) && machine::as_of<Mmu::format>(use::write, as_read) == e.code)
+                d = deviation::locked_access_judged_as_read;
         }
         if (d != deviation::none) {
             ++deviated_[static_cast<unsigned>(d)];
@@ -191,7 +195,7 @@ private:
         }
         const auto& walk = predicted.walk;
         check(false, "a fault is not as predicted");
-        print("    at ", hex{e.guest_physical}, " code ");
+        print("    at ", hex{e.address}, " code ");
         machine::print_code(e.code);
         print(", predicted at ", hex{walk.guest_physical}, " code ");
         machine::print_code(predicted.code);
@@ -205,18 +209,21 @@ private:
             const guest_exit e = cpu_.run(r);
             if (e.how == ending::done) return;
             if (e.how == ending::interrupted) continue;
-            if (e.how == ending::other) fail("exit ", hex{e.reason}, " ", hex{e.guest_physical}, ", PC ", hex{r.pc});
+            if (e.how == ending::other) fail("exit ", hex{e.reason}, " ", hex{e.address}, ", PC ", hex{r.pc});
             mend();
             const auto predicted = predict(r);
             ++faults_;
             compare(e, r, predicted);
-
+            if (e.how == ending::guest_fault) {
+                if (!guest_.repair(guest_root_, mmu_.root(), e.address, e.access)) fail("a fault of the guest's own");
+                continue;
+            }
             const std::uint64_t begun = machine::ticks();
-            const hypervisor::fault_outcome outcome = mmu_.fault(e.guest_physical, e.access);
+            const hypervisor::fault_outcome outcome = mmu_.fault(e.address, e.access);
             costs_[static_cast<unsigned>(outcome)].add(machine::ticks() - begun - overhead_);
             switch (outcome) {
             case hypervisor::fault_outcome::write_granted:
-                granted_.add(e.guest_physical >> small_shift, 1);
+                granted_.add(e.address >> small_shift, 1);
                 break;
             case hypervisor::fault_outcome::misconfigured:
                 answer_as_device(e, r);
@@ -224,7 +231,7 @@ private:
             case hypervisor::fault_outcome::no_memory_slot:
             case hypervisor::fault_outcome::read_only:
             case hypervisor::fault_outcome::no_room:
-                fail(name(outcome), " at ", hex{e.guest_physical});
+                fail(name(outcome), " at ", hex{e.address});
             default:
                 break;
             }
@@ -235,8 +242,8 @@ private:
     void answer_as_device(const guest_exit& e, guest_registers& r)
     {
         const script_program& p = *guest_.tables.program;
-        if (!is_device(e.guest_physical >> small_shift) || r.pc != p.linear_of(p.at_read)) {
-            fail("an entry that breaks a rule, at ", hex{e.guest_physical});
+        if (!is_device(e.address >> small_shift) || r.pc != p.linear_of(p.at_read)) {
+            fail("an entry that breaks a rule, at ", hex{e.address});
         }
         r.sum += device_answer;
         r.pc = linear(code_page);  // the program's next turn

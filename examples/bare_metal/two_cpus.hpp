@@ -55,12 +55,14 @@ namespace machine {
 template <class Machine, class Mmu>
 class storm_on_two_cpus {
 public:
-    storm_on_two_cpus(Mmu& mmu, const guest_tables& guest) : mmu_(mmu)
+    using paging = guest_paging<std::remove_const_t<decltype(Mmu::format)>>;
+
+    storm_on_two_cpus(Mmu& mmu, const paging& guest) : mmu_(mmu), guest_(guest)
     {
         fill_guest_memory();
         copy_program(storm, storm_end);
         guest_word(script_page, word_to_stop) = guest_word(script_page, word_of_strangers) = 0;
-        mode_ = {guest.build(), guest.levels};
+        mode_ = {guest.tables.build(), guest.tables.levels};
         check(mode_.root != 0, "the guest's tables");
         check(
             mmu.add_memory_slot({.guest_page = 0, .pages = small_pages, .host_page = 0}) &&
@@ -86,8 +88,9 @@ public:
                 ++interrupts_;
                 continue;
             }
+            if (e.how == ending::guest_fault && guest_.repair(mode_.root, mmu_.root(), e.address, e.access)) continue;
             const hypervisor::fault_outcome outcome = e.how == ending::fault && e.told
-                                                          ? mmu_.fault(e.guest_physical, e.access)
+                                                          ? mmu_.fault(e.address, e.access)
                                                           : hypervisor::fault_outcome::misconfigured;
             if (outcome >= hypervisor::fault_outcome::no_memory_slot) {
                 unexpected_ = e;
@@ -105,7 +108,7 @@ public:
     void run_host(const options& wanted)
     {
         unsigned last_second = machine::second();
-        for (unsigned left = wanted.seconds + 1; left != 0 && done_.load() == 0;) {
+        for (unsigned left = wanted.seconds + 1; left != 0 && done_.load() == 0 && all_right;) {
             const std::uint64_t page = first_page + random_.below(pages);
             switch (random_.below(8)) {
             case 0:
@@ -149,7 +152,7 @@ public:
     void check_end()
     {
         if (!check(explained_, "an exit that nothing explains")) {
-            print("    reason ", hex{unexpected_.reason}, " at ", hex{unexpected_.guest_physical}, ": ", name(outcome_),
+            print("    reason ", hex{unexpected_.reason}, " at ", hex{unexpected_.address}, ": ", name(outcome_),
                   ", code ");
             machine::print_code(unexpected_.code);
             print("\n");
@@ -168,6 +171,7 @@ public:
         print("  the host: ", aged_, " young pages, ", harvested_, " written pages, ", protected_, " times protected, ",
               split_, " split, ", merged_, " merged, ", moved_, " moved, ", zapped_, " zapped; ", flushes,
               " flushes\n");
+        if (!all_right) return;  // it ended at once
         check(counted_ != 0 && aged_ != 0 && harvested_ != 0 && protected_ != 0 && split_ != 0 && merged_ != 0 &&
                   moved_ != 0 && zapped_ != 0,
               "something never happened");
@@ -218,6 +222,7 @@ private:
     }
 
     Mmu& mmu_;
+    const paging& guest_;
     guest_mode mode_;
     virtual_cpu<Machine> cpu_;
     random_numbers random_;
@@ -234,7 +239,7 @@ private:
 };
 
 template <class Machine, class Mmu>
-void run_on_two_cpus(Mmu& mmu, const guest_tables& guest, const options& wanted)
+void run_on_two_cpus(Mmu& mmu, const typename storm_on_two_cpus<Machine, Mmu>::paging& guest, const options& wanted)
 {
     print(Machine::name, ", two CPUs\n");
     using storm_run = storm_on_two_cpus<Machine, Mmu>;

@@ -8,11 +8,17 @@
 #include "output.hpp"
 
 /// Why a guest stopped.
-enum class ending { done, fault, interrupted, other };
+enum class ending {
+    done,
+    fault,        ///< of the second stage
+    guest_fault,  ///< of the guest's own tables
+    interrupted,
+    other
+};
 
 struct guest_exit {
     ending how = ending::other;
-    std::uint64_t guest_physical = 0;
+    std::uint64_t address = 0;      ///< guest-physical; of a guest_fault virtual
     std::uint64_t reason = 0;       ///< of another exit, as the manual calls it
     machine::fault_code code = {};  ///< what hardware tells of a fault
     bool told = false;              ///< whether the library can read the code: `access` is then what it tells

@@ -3,6 +3,7 @@
 .option norvc
 .set msip, 0x2000000            # a word for each hart: its software interrupt
 .set stack_bytes, 32768
+.set menvcfg, 0x30a
 
 # ---- every hart begins here in machine mode: a0 its number, a1 the device tree
 .section .text.start, "ax"
@@ -27,7 +28,7 @@ start:
     csrw mideleg, 2             # and its software interrupt
     csrw mie, 8                 # machine mode's, by which the first hart calls the second
     li t0, 1 << 61
-    csrs 0x30a, t0              # menvcfg.ADUE
+    csrw menvcfg, t0            # ADUE
     li t0, 3 << 11
     csrc mstatus, t0
     li t0, 1 << 11
@@ -58,7 +59,8 @@ park:
     j park
 
 # ---- traps
-# Machine mode's: its software interrupt becomes HS-mode's, which ends a guest. Only the second hart is called.
+# Machine mode's: its software interrupt becomes HS-mode's, which ends a guest; only the second hart is called. HS-mode
+# asks for a value of menvcfg, which A0 holds.
 .section .text
 .balign 4
 machine_trap:
@@ -68,18 +70,59 @@ machine_trap:
     li t0, msip
     sw zero, 4(t0)
     csrs mip, 2
-    csrr t0, mscratch
+    j 2f
+1:  addi t0, t0, -9             # HS-mode's ECALL
+    bnez t0, 3f
+    csrw menvcfg, a0
+    sfence.vma
+    .word 0x62000073            # HFENCE.GVMA
+    csrr t0, mepc
+    addi t0, t0, 4
+    csrw mepc, t0
+2:  csrr t0, mscratch
     mret
-1:  csrr a0, mcause
+3:  csrr a0, mcause
     csrr a1, mepc
     csrr a2, mtval
     j trap_ends_it
 .balign 4
 host_trap:
-    csrr a0, scause
+    la t0, probe_resume         # a fault that probe() waits for
+    ld t1, 0(t0)
+    beqz t1, 1f
+    csrw sepc, t1
+    csrr t1, scause
+    sd t1, 8(t0)
+    csrr t1, stval
+    sd t1, 16(t0)
+    sret
+1:  csrr a0, scause
     csrr a1, sepc
     csrr a2, stval
     j trap_ends_it
+
+# int probe(address, how): 0 reads, 1 writes, 2 fetches. 1: it faulted.
+.globl probe
+probe:
+    mv t2, ra
+    la t0, 8f
+    la t1, probe_resume
+    sd t0, 0(t1)
+    li t0, 1
+    beq a1, t0, 1f
+    bgtu a1, t0, 2f
+    lb t0, 0(a0)
+    j 7f
+1:  sb zero, 0(a0)
+    j 7f
+2:  jalr a0
+7:  li a0, 0
+    j 9f
+8:  li a0, 1
+9:  la t1, probe_resume
+    sd zero, 0(t1)
+    mv ra, t2
+    ret
 
 # ---- the world switch
 # void run_guest(guest_registers*): until a trap to HS-mode, which is not handled yet then.
@@ -148,4 +191,8 @@ memcpy:
 .section .data
 .balign 16
 stacks: .skip 2 * stack_bytes
+.globl fault_cause, fault_address
+probe_resume:  .dword 0
+fault_cause:   .dword 0
+fault_address: .dword 0
 .section .note.GNU-stack, "", @progbits

@@ -6,6 +6,7 @@
 
 #include "../guest.hpp"
 #include "../output.hpp"
+#include "../own_tables.hpp"
 #include "../scenario.hpp"
 #include "../two_cpus.hpp"
 #include "hart.hpp"
@@ -22,6 +23,57 @@ void machine::print_code(const fault_code& code)
           code.gva ? ", GVA" : "");
 }
 
+// ---- the kernel's own tables
+
+machine::probed machine::probe_at(std::uint64_t address, use how)
+{
+    const bool faulted = probe(address, how == use::fetch ? 2 : how == use::write ? 1 : 0) != 0;
+    return {faulted, fault_cause, fault_address};
+}
+
+void machine::forget(const ptebits::flush_item& item)
+{
+    constexpr ptebits::riscv_fence one{true, false};
+    for (const std::uint64_t address : fence_addresses(item, own_tables)) {
+        execute<ptebits::fence_instruction::sfence_vma, one>(fence_for(one, own_tables, address));
+    }
+}
+
+namespace {
+
+void turn_paging_on()
+{
+    machine::write_csr<machine::csr::satp>(atp_for(own_tree.root, own_tables).value);
+    machine::execute<ptebits::fence_instruction::sfence_vma, ptebits::riscv_fence{}>({});
+}
+
+void set_up_paging()
+{
+    map_kernel(machine::memory_at);
+    for (const std::uint64_t device : {0x10'0000, 0x200'0000, 0x1000'0000})  // the end, CLINT, UART
+        map_as_it_is(device, device + page_bytes, {.execute = false});
+    turn_paging_on();
+    print_own_mappings();
+}
+
+/// Whether the hart sets A by itself under this value of menvcfg; else it faults.
+bool sets_flags_under(std::uint64_t envcfg)
+{
+    machine::set_menvcfg(envcfg);
+    std::uint64_t& slot = *find_slot(own_tree, spare_at, 2).slot;
+    const ptebits::flush_item item{spare_at, spare_at, small_shift};
+    age(slot, own_tables);
+    machine::forget(item);
+    const machine::probed met = machine::probe_at(spare_at, use::read);
+    const bool set = young(ptebits::load(slot), own_tables);
+    check(set != met.faulted, "either A or a fault");
+    ptebits::set(slot, own_tables->accessed.mask());
+    machine::forget(item);
+    return set;
+}
+
+}  // namespace
+
 // ---- the second hart
 
 namespace {
@@ -33,6 +85,7 @@ hypervisor::shared_word second_hart_runs;
 
 extern "C" void second_hart_main()
 {
+    turn_paging_on();
     second_hart_runs.store(1);
     second_hart_function();
 }
@@ -90,18 +143,35 @@ inline const script_program the_script{script,           script_end, script_at_s
 constexpr const char* names[] = {"", "", "", "Sv39", "Sv48", "Sv57"};
 
 template <bool Svadu, unsigned HostLevels, unsigned GuestLevels>
-void run_guest_over(bool with_pages)
-{
+struct pair_of_stages {
     static constexpr auto host = ptebits::gstage<ptebits::gstage_features{.levels = HostLevels, .svadu = Svadu}>;
     static constexpr auto guest = guest_format<GuestLevels, Svadu>;
-    print(names[HostLevels], "x4, A and D by ", Svadu ? "hardware" : "faults", "; a guest in ", names[GuestLevels],
-          "\n");
-    auto& mmu = new_mmu<host>();
-    using one = scenario<hart<host>, std::remove_reference_t<decltype(mmu)>>;
-    alignas(one) static unsigned char room[sizeof(one)];
     static constexpr auto paging =
         guest_over<guest, host>::over(guest_of<guest>::tables(names[GuestLevels], the_script));
-    (new (room) one(mmu, paging))->run_all(with_pages);
+
+    static void run(bool with_pages)
+    {
+        print(names[HostLevels], "x4, A and D by ", Svadu ? "hardware" : "faults", "; a guest in ", names[GuestLevels],
+              "\n");
+        auto& mmu = new_mmu<host>();
+        using one = scenario<hart<host>, std::remove_reference_t<decltype(mmu)>>;
+        alignas(one) static unsigned char room[sizeof(one)];
+        (new (room) one(mmu, paging))->run_all(with_pages);
+    }
+};
+
+template <bool Svadu>
+void run_all(const options& wanted)
+{
+    if (wanted.two_cpus) {
+        using both = pair_of_stages<Svadu, 3, 3>;
+        print("A and D by ", Svadu ? "hardware" : "faults", "; ");
+        run_on_two_cpus<hart<both::host>>(new_mmu<both::host>(), both::paging, wanted);
+    } else {
+        pair_of_stages<Svadu, 3, 3>::run(true);
+        pair_of_stages<Svadu, 4, 4>::run(false);
+        pair_of_stages<Svadu, 3, 5>::run(false);
+    }
 }
 
 }  // namespace
@@ -110,14 +180,15 @@ extern "C" void kernel_main(const char* device_tree)
 {
     const options wanted = options_in(bootargs(device_tree));
     print("ptebits on the bare machine\n");
-    if (wanted.two_cpus) {
-        static constexpr auto host = ptebits::gstage<ptebits::gstage_features{.svadu = true}>;
-        run_on_two_cpus<hart<host>>(new_mmu<host>(), guest_of<guest_format<3, true>>::tables("Sv39", the_script),
-                                    wanted);
-    } else {
-        run_guest_over<true, 3, 3>(true);
-        run_guest_over<true, 4, 4>(false);
-        run_guest_over<true, 3, 5>(false);
+    set_up_paging();
+    const bool svade = !sets_flags_under(0);
+    const bool svadu = sets_flags_under(ptebits::riscv_envcfg_fields::adue.mask());
+    if (!wanted.two_cpus) {
+        examine_faults();
+        if (svadu) examine_tlb();
     }
+    print("hart: A and D are set by ", svadu ? svade ? "hardware or by faults" : "hardware" : "faults", "\n");
+    if (svadu) run_all<true>(wanted);
+    if (svade && !(svadu && wanted.two_cpus)) run_all<false>(wanted);
     finish();
 }

@@ -6,6 +6,7 @@
 #include <cstdint>
 
 #include <ptebits/riscv.hpp>
+#include <ptebits/riscv_flush.hpp>
 #include <ptebits/riscv_registers.hpp>
 
 #include "../../hypervisor_mmu.hpp"
@@ -14,8 +15,14 @@
 extern "C" {
 extern char script[], script_end[], script_at_script[], script_at_read[], script_at_write[], script_at_modify[];
 extern char storm[], storm_end[];
+extern char text_begin[], text_end[], rodata_end[], bss_end[];
+extern std::uint64_t fault_cause, fault_address;
+int probe(std::uint64_t address, int how);
 void run_guest(guest_registers*);
 }
+
+/// The kernel's own tables: Sv39.
+inline constexpr auto own_tables = ptebits::riscv<ptebits::riscv_features{.svadu = true}>;
 
 namespace machine {
 
@@ -39,22 +46,47 @@ void print_code(const fault_code& code);
     return trap_of(r, address, of_guest, guest, host);
 }
 
+/// What is told of a fault of the G-stage, had it been met by another use.
+template <auto Host>
+[[nodiscard]] constexpr fault_code as_of(use how, const auto& predicted) noexcept
+{
+    fault_code code = predicted.code;
+    code.cause = ptebits::fault_code(predicted.walk.host, access_of(how), {}, Host).value;
+    return code;
+}
+
 // The look at a guest's table is a load.
 template <auto Host>
 inline constexpr bool table_uses_write = false;
 
+/// An instruction as htinst may tell of it. Precondition: a load, a store or an AMO of 32 bits, to an aligned address.
+/// RISC-V ISA manual, volume II, "Transformed Instruction or Pseudoinstruction for mtinst or htinst".
+[[nodiscard]] constexpr std::uint32_t transformed(std::uint32_t instruction) noexcept
+{
+    constexpr std::uint32_t rs2 = 0x01f0'0000, funct7 = 0xfe00'0000, funct3_rd_opcode = 0x7fff, rd = 0xf80;
+    switch (instruction & 0x7f) {
+    case 0x03:  // a load
+        return instruction & funct3_rd_opcode;
+    case 0x23:  // a store
+        return instruction & (rs2 | (funct3_rd_opcode & ~rd));
+    default:
+        return instruction & (funct7 | rs2 | funct3_rd_opcode);
+    }
+}
+
 template <auto Host>
 [[nodiscard]] constexpr deviation deviation_of(const fault_code& told, const auto& predicted) noexcept
 {
-    fault_code as_told = predicted.code;
-    as_told.cause = ptebits::fault_code(predicted.walk.host, access{}, {}, Host).value;  // of a load
-    return predicted.walk.host_access.implicit && as_told == told ? deviation::table_access_of_a_load : deviation::none;
+    return predicted.walk.host_access.implicit && as_of<Host>(use::read, predicted) == told
+               ? deviation::table_access_of_a_load
+               : deviation::none;
 }
 
 // ---- control registers, by their numbers: assemblers need not know them
 
 namespace csr {
-inline constexpr unsigned sstatus = 0x100, sie = 0x104, scause = 0x142, stval = 0x143, sip = 0x144;
+inline constexpr unsigned sstatus = 0x100, sie = 0x104, scause = 0x142, stval = 0x143;
+inline constexpr unsigned sip = 0x144, satp = 0x180;
 inline constexpr unsigned vsstatus = 0x200, vsatp = 0x280;
 inline constexpr unsigned hstatus = 0x600, hedeleg = 0x602, hideleg = 0x603, henvcfg = 0x60a, htval = 0x643;
 inline constexpr unsigned htinst = 0x64a, hgatp = 0x680;
@@ -82,6 +114,25 @@ template <unsigned Csr>
 void clear_in_csr(std::uint64_t bits)
 {
     asm volatile("csrc %0, %1" ::"i"(Csr), "r"(bits) : "memory");
+}
+
+/// Of this hart; machine mode flushes what depends on it.
+inline void set_menvcfg(std::uint64_t value)
+{
+    register std::uint64_t a0 asm("a0") = value;
+    asm volatile("ecall" ::"r"(a0) : "memory");
+}
+
+/// A fence with its operands in registers, of which those that it lacks are x0.
+template <ptebits::fence_instruction What, ptebits::riscv_fence How>
+void execute(const ptebits::fence_operands& operands)
+{
+    constexpr unsigned a0 = 10, a1 = 11;
+    register std::uint64_t rs1 asm("a0") = operands.rs1;
+    register std::uint64_t rs2 asm("a1") = operands.rs2;
+    asm volatile(".word %0" ::"i"(ptebits::encode_fence(What, How.by_address ? a0 : 0, How.by_id ? a1 : 0)), "r"(rs1),
+                 "r"(rs2)
+                 : "memory");
 }
 
 /// In instructions under QEMU's -icount shift=0.

@@ -45,6 +45,13 @@ void print_code(fault_code code);
     return ptebits::fault_code(r.host, r.host_access, {}, host).value;
 }
 
+/// What is told of a fault, had it been met by a read or a write.
+template <auto Host>
+[[nodiscard]] constexpr fault_code as_of(use how, const auto& predicted) noexcept
+{
+    return how == use::write ? predicted.code | 2 : predicted.code & ~fault_code{2};
+}
+
 /// Whether each look at a guest's table counts as a write there, whatever changes.
 template <auto Host>
 inline constexpr bool table_uses_write = Host->accessed.exists();

@@ -67,8 +67,7 @@ public:
         const auto why = get<std::uint64_t>(exit_code);
         if (why == exit_vmmcall) return {.how = ending::done};
         if (why == exit_interrupt) return {.how = ending::interrupted};
-        if (why != exit_npf)
-            return {.how = ending::other, .guest_physical = get<std::uint64_t>(exit_info_2), .reason = why};
+        if (why != exit_npf) return {.how = ending::other, .address = get<std::uint64_t>(exit_info_2), .reason = why};
         const auto code = get<std::uint64_t>(exit_info_1);
         const ptebits::told_fault told = ptebits::npf_told(code, false);
         return {ending::fault, get<std::uint64_t>(exit_info_2), 0, code, static_cast<bool>(told), told.access};

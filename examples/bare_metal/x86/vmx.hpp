@@ -105,9 +105,8 @@ public:
         if (why == exit_vmcall) return {.how = ending::done};
         const std::uint64_t address = read(guest_physical_address);
         // A misconfiguration has no qualification, and tells no access.
-        if (why == exit_misconfiguration) return {.how = ending::fault, .guest_physical = address, .told = true};
-        if (why != exit_violation)
-            return {.how = ending::other, .guest_physical = read(exit_qualification), .reason = why};
+        if (why == exit_misconfiguration) return {.how = ending::fault, .address = address, .told = true};
+        if (why != exit_violation) return {.how = ending::other, .address = read(exit_qualification), .reason = why};
         const std::uint64_t code = read(exit_qualification);
         const ptebits::told_fault told = ptebits::ept_violation_told(code, false);
         return {ending::fault, address, 0, code, static_cast<bool>(told), told.access};

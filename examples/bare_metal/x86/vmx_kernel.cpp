@@ -14,7 +14,8 @@ bool run_if_there(const char* what, const options& wanted)
     using machine_type = vmx<extended<Flags>>;
     if (!machine_type::exists()) return false;
     if (wanted.two_cpus) {
-        run_on_two_cpus<machine_type>(new_mmu<extended<Flags>>(), long_mode_4, wanted);
+        run_on_two_cpus<machine_type>(new_mmu<extended<Flags>>(),
+                                      guest_over<guest_format<4>, extended<Flags>>::over(long_mode_4), wanted);
     } else {
         run_guests<machine_type, extended<Flags>, pdptes_at>(what);
     }
