@@ -161,14 +161,14 @@ struct pair_of_stages {
 };
 
 template <bool Svadu>
-void run_all(const options& wanted)
+void run_all(const options& wanted, bool with_pages)
 {
     if (wanted.two_cpus) {
         using both = pair_of_stages<Svadu, 3, 3>;
         print("A and D by ", Svadu ? "hardware" : "faults", "; ");
         run_on_two_cpus<hart<both::host>>(new_mmu<both::host>(), both::paging, wanted);
     } else {
-        pair_of_stages<Svadu, 3, 3>::run(true);
+        pair_of_stages<Svadu, 3, 3>::run(with_pages);
         pair_of_stages<Svadu, 4, 4>::run(false);
         pair_of_stages<Svadu, 3, 5>::run(false);
     }
@@ -188,7 +188,7 @@ extern "C" void kernel_main(const char* device_tree)
         if (svadu) examine_tlb();
     }
     print("hart: A and D are set by ", svadu ? svade ? "hardware or by faults" : "hardware" : "faults", "\n");
-    if (svadu) run_all<true>(wanted);
-    if (svade && !(svadu && wanted.two_cpus)) run_all<false>(wanted);
+    if (svadu) run_all<true>(wanted, true);
+    if (svade && !(svadu && wanted.two_cpus)) run_all<false>(wanted, !svadu);
     finish();
 }
