@@ -42,8 +42,8 @@ public:
     /// At once, on this hart: both stages, since the guest's tables may have changed as well.
     void flush()
     {
-        execute_gvma<{false, true}>();
-        machine::execute<vvma, ptebits::riscv_fence{}>({});
+        execute_gvma<false>();
+        machine::execute<vvma>({});
     }
 
     guest_exit run(guest_registers& r)
@@ -52,9 +52,9 @@ public:
         // What a handler grants or sets needs a fence no earlier than this. RISC-V ISA manual, volume II, "Supervisor
         // Memory-Management Fence Instruction".
         if (last_.kind == ptebits::riscv_trap_kind::guest_page) {
-            execute_gvma<{true, true}>(last_.guest_physical);
+            execute_gvma<true>(last_.guest_physical);
         } else if (last_.kind == ptebits::riscv_trap_kind::page) {
-            execute<vvma, ptebits::riscv_fence{}>({});
+            execute<vvma>({});
         }
         asm volatile("fence.i" ::: "memory");  // pages hold code, and the host moves them
         set_in_csr<csr::hstatus>(hstatus_spv | hstatus_spvp);
@@ -90,12 +90,13 @@ private:
     static constexpr std::uint64_t sstatus_spp = 1 << 8, software_interrupt = 1 << 1;
     static constexpr auto vvma = ptebits::fence_instruction::hfence_vvma;
 
-    template <ptebits::riscv_fence How>
+    /// Of this VMID.
+    template <bool ByAddress>
     static void execute_gvma(std::uint64_t guest_physical = 0)
     {
-        const auto operands = fence_for(How, GStage, guest_physical, vmid);
+        const auto operands = fence_for({ByAddress, true}, GStage, guest_physical, vmid);
         if (!operands) fail(ptebits::name(operands.error));
-        machine::execute<ptebits::fence_instruction::hfence_gvma, How>(operands);
+        machine::execute<ptebits::fence_instruction::hfence_gvma, ByAddress, true>(operands);
     }
     static std::uint64_t value_of(const ptebits::encoded_atp& a)
     {

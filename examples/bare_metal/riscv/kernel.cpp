@@ -33,9 +33,8 @@ machine::probed machine::probe_at(std::uint64_t address, use how)
 
 void machine::forget(const ptebits::flush_item& item)
 {
-    constexpr ptebits::riscv_fence one{true, false};
     for (const std::uint64_t address : fence_addresses(item, own_tables)) {
-        execute<ptebits::fence_instruction::sfence_vma, one>(fence_for(one, own_tables, address));
+        execute<ptebits::fence_instruction::sfence_vma, true>(fence_for({.by_address = true}, own_tables, address));
     }
 }
 
@@ -44,7 +43,7 @@ namespace {
 void turn_paging_on()
 {
     machine::write_csr<machine::csr::satp>(atp_for(own_tree.root, own_tables).value);
-    machine::execute<ptebits::fence_instruction::sfence_vma, ptebits::riscv_fence{}>({});
+    machine::execute<ptebits::fence_instruction::sfence_vma>({});
 }
 
 void set_up_paging()
@@ -117,7 +116,7 @@ namespace {
     };
     constexpr std::uint32_t magic = 0xd00d'feed, begin_node = 1, property = 3, end = 9;
     if (word(0) != magic) return nullptr;
-    const std::uint64_t names = word(12);
+    const std::uint64_t strings = word(12);
     for (std::uint64_t at = word(8); word(at) != end;) {
         const std::uint32_t token = word(at);
         at += 4;
@@ -125,7 +124,7 @@ namespace {
             while (tree[at] != '\0') ++at;
             at = (at + 4) & ~std::uint64_t{3};
         } else if (token == property) {
-            const char *name = tree + names + word(at + 4), *wanted = "bootargs";
+            const char *name = tree + strings + word(at + 4), *wanted = "bootargs";
             while (*wanted != '\0' && *name == *wanted) ++name, ++wanted;
             if (*name == *wanted) return tree + at + 8;
             at = (at + 8 + word(at) + 3) & ~std::uint64_t{3};

@@ -117,22 +117,16 @@ void clear_in_csr(std::uint64_t bits)
 }
 
 /// Of this hart; machine mode flushes what depends on it.
-inline void set_menvcfg(std::uint64_t value)
-{
-    register std::uint64_t a0 asm("a0") = value;
-    asm volatile("ecall" ::"r"(a0) : "memory");
-}
+inline void set_menvcfg(std::uint64_t value) { asm volatile("mv a0, %0; ecall" ::"r"(value) : "a0", "memory"); }
 
-/// A fence with its operands in registers, of which those that it lacks are x0.
-template <ptebits::fence_instruction What, ptebits::riscv_fence How>
+/// A fence, with its operands in a0 and a1; those that it has not are x0.
+template <ptebits::fence_instruction What, bool ByAddress = false, bool ById = false>
 void execute(const ptebits::fence_operands& operands)
 {
     constexpr unsigned a0 = 10, a1 = 11;
-    register std::uint64_t rs1 asm("a0") = operands.rs1;
-    register std::uint64_t rs2 asm("a1") = operands.rs2;
-    asm volatile(".word %0" ::"i"(ptebits::encode_fence(What, How.by_address ? a0 : 0, How.by_id ? a1 : 0)), "r"(rs1),
-                 "r"(rs2)
-                 : "memory");
+    asm volatile("mv a0, %1; mv a1, %2; .word %0" ::"i"(ptebits::encode_fence(What, ByAddress ? a0 : 0, ById ? a1 : 0)),
+                 "r"(operands.rs1), "r"(operands.rs2)
+                 : "a0", "a1", "memory");
 }
 
 /// In instructions under QEMU's -icount shift=0.
