@@ -49,7 +49,7 @@ void turn_paging_on()
 void set_up_paging()
 {
     map_kernel(machine::memory_at);
-    for (const std::uint64_t device : {0x10'0000, 0x200'0000, 0x1000'0000})  // the end, CLINT, UART
+    for (const std::uint64_t device : {machine::test_device, machine::clint, machine::uart})
         map_as_it_is(device, device + page_bytes, {.execute = false});
     turn_paging_on();
     print_own_mappings();
@@ -91,7 +91,7 @@ extern "C" void second_hart_main()
 
 void machine::interrupt_guest() noexcept
 {
-    *reinterpret_cast<volatile std::uint32_t*>(0x200'0004) = 1;  // msip of hart 1
+    *reinterpret_cast<volatile std::uint32_t*>(clint + 4) = 1;  // msip of hart 1
 }
 
 bool machine::start_second_cpu(void (*function)())

@@ -136,17 +136,19 @@ inline void relax() { asm volatile(".word 0x0100000f" ::: "memory"); }  // PAUSE
 
 // ---- QEMU's virt machine
 
+inline constexpr std::uint64_t test_device = 0x10'0000, clint = 0x200'0000, uart = 0x1000'0000;
+
 inline void put(char c)
 {
-    auto* const uart = reinterpret_cast<volatile std::uint8_t*>(0x1000'0000);
-    while ((uart[5] & 0x20) == 0) {
+    auto* const registers = reinterpret_cast<volatile std::uint8_t*>(uart);
+    while ((registers[5] & 0x20) == 0) {
     }
-    uart[0] = static_cast<std::uint8_t>(c);
+    registers[0] = static_cast<std::uint8_t>(c);
 }
 /// Ends QEMU with status 33 if all was right, else 35.
 [[noreturn]] inline void leave(bool right)
 {
-    *reinterpret_cast<volatile std::uint32_t*>(0x10'0000) = (right ? 33U : 35U) << 16 | 0x3333;
+    *reinterpret_cast<volatile std::uint32_t*>(test_device) = (right ? 33U : 35U) << 16 | 0x3333;
     for (;;) relax();
 }
 
