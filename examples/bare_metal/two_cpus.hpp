@@ -110,7 +110,8 @@ public:
         unsigned last_second = machine::second();
         for (unsigned left = wanted.seconds + 1; left != 0 && done_.load() == 0 && all_right;) {
             const std::uint64_t page = first_page + random_.below(pages);
-            switch (random_.below(8)) {
+            // What else is done makes the guest fault, and emulators forget translations when it does.
+            switch (wanted.zap_unflushed ? to_move : random_.below(8)) {
             case 0:
                 for (std::uint64_t p = first_page; p < first_page + pages; ++p) aged_ += mmu_.age(p);
                 break;
@@ -125,7 +126,7 @@ public:
             case 4:
                 merged_ += mmu_.merge(page * page_bytes);
                 break;
-            case 5:
+            case to_move:
                 leave_out_flushes = wanted.zap_unflushed;
                 move(page);
                 leave_out_flushes = false;
@@ -178,6 +179,7 @@ public:
     }
 
 private:
+    static constexpr unsigned to_move = 5;
     // Of the script's page, as guest.S has it.
     static constexpr unsigned word_to_stop = 0;
     static constexpr unsigned word_of_strangers = 1;  // counts pages that did not hold their address
