@@ -401,7 +401,7 @@ template <page_tree Tree, class Report = detail::no_report>
                                             const range_options& options = {}, Report&& report = {})
 {
     const detail::reading<Tree> inside(t);
-    const detail::rights_change rights(grant, t.format);
+    const detail::rights_change<typename Tree::format_type> rights(grant, t.format);
     const detail::passed_slots passed = detail::protect_in_one_table(t, range, rights, list, options, report);
     const unsigned shift = t.format->shape().page_shift(1);
     tree_result result{.next = range.first, .pages = passed.changed, .bytes = passed.changed << shift, .range = range};
