@@ -6,7 +6,8 @@
 //
 // Who may do what at the same time:
 //   - vCPUs walk the tables and set A and D at any moment, without a lock;
-//   - fault() gives a tracked or write-protected entry its rights back without a lock;
+//   - fault() gives a tracked or write-protected entry its rights back, and sets A and D where no hardware does,
+//     without a lock;
 //   - harvest() works without a lock, one caller at a time;
 //   - all else that looks up or changes the reverse map takes the MMU lock inside, and so does
 //     what makes tables: the tree is an exclusive one.
@@ -193,7 +194,7 @@ struct mmu_statistics {
 enum class fault_outcome : std::uint8_t {
     mapped,
     mapped_large,
-    restored,        ///< a tracked entry has its rights back
+    restored,        ///< a tracked entry has its rights back; or A and D, where the CPU faults for them
     write_granted,   ///< a write-protected entry may be written again
     retry,           ///< settled by another vCPU, or not yet: the page is being taken away
     no_memory_slot,  ///< a device's, to be emulated
@@ -253,7 +254,8 @@ public:
     [[nodiscard]] std::uint64_t root() const noexcept { return tree_.root; }
     [[nodiscard]] const pool& tables() const noexcept { return pool_; }
 
-    /// Settles a fault of the second stage. Guest-physical address in bytes.
+    /// Settles a fault of the second stage. Guest-physical address in bytes. RISC-V: then the vCPU fences the address,
+    /// since its TLB may still have the entry as it was.
     fault_outcome fault(std::uint64_t guest_physical, const access& a) noexcept;
 
     /// Whether a host page was used since the last age(). No flush: a stale translation only

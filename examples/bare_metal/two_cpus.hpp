@@ -110,8 +110,7 @@ public:
         unsigned last_second = machine::second();
         for (unsigned left = wanted.seconds + 1; left != 0 && done_.load() == 0 && all_right;) {
             const std::uint64_t page = first_page + random_.below(pages);
-            // What else is done makes the guest fault, and emulators forget translations when it does.
-            switch (wanted.zap_unflushed ? to_move : random_.below(8)) {
+            switch (next_step(wanted)) {
             case 0:
                 for (std::uint64_t p = first_page; p < first_page + pages; ++p) aged_ += mmu_.age(p);
                 break;
@@ -119,7 +118,7 @@ public:
                 mmu_.write_protect(1);
                 ++protected_;
                 break;
-            case 2:
+            case to_split:
                 split_ += mmu_.split(page * page_bytes);
                 break;
             case 3:
@@ -134,7 +133,7 @@ public:
             case 6:
                 zapped_ += mmu_.zap(page);
                 break;
-            default:
+            case to_harvest:
                 leave_out_flushes = wanted.harvest_unflushed;
                 harvest();
                 leave_out_flushes = false;
@@ -179,7 +178,15 @@ public:
     }
 
 private:
-    static constexpr unsigned to_move = 5;
+    static constexpr unsigned to_split = 2, to_move = 5, to_harvest = 7;
+    /// At random. Without a flush nothing else is done: it makes the guest fault, and emulators forget translations
+    /// then. Harvests miss writes in small pages alone, where one TLB entry stands for all.
+    unsigned next_step(const options& wanted) noexcept
+    {
+        const unsigned any = random_.below(8);
+        if (wanted.zap_unflushed) return to_move;
+        return wanted.harvest_unflushed ? any % 2 != 0 ? to_split : to_harvest : any;
+    }
     // Of the script's page, as guest.S has it.
     static constexpr unsigned word_to_stop = 0;
     static constexpr unsigned word_of_strangers = 1;  // counts pages that did not hold their address
