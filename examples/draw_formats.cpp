@@ -15,6 +15,7 @@
 #include <variant>
 #include <vector>
 
+#include <ptebits/formats/aarch64.hpp>
 #include <ptebits/formats/amdvi.hpp>
 #include <ptebits/formats/ept.hpp>
 #include <ptebits/formats/npt.hpp>
@@ -174,7 +175,7 @@ std::string title_of(const drawing& d, const Format& format)
     if (d.in == kind::none) return "Absent entries";
     static constexpr const char* entry_names[max_levels + 1] = {"", "PTE", "PDE", "PDPTE", "PML4E", "PML5E"};
     // For entries of all levels.
-    const bool one_name = format->manual_level(1) == 0 || format->uses(role::next_level);
+    const bool one_name = format->manual_level(1) != 1 || format->uses(role::next_level);
     std::string names = !one_name ? "" : format->uses(role::next_level) && d.in == kind::table ? "PDE" : "PTE";
     std::string numbers;
     for (const unsigned level : d.levels) {
@@ -501,6 +502,10 @@ files draw()
     const amdvi_host_features host_tables{
         .levels = 6, .physical_bits = width_m, .accessed_bits = true, .dirty_bits = true};
     const amdvi_guest_features guest_tables{.levels = 5, .physical_bits = width_m};
+    const aarch64_stage1_features el1{};
+    const aarch64_stage1_features el1_ds{.input_bits = 52, .physical_bits = 52, .large_addresses = true};
+    const aarch64_el2_features el2{};
+    const aarch64_stage2_features second_stage{};
     files all;
     std::ostringstream out;
     out << "<!-- Made by examples/draw_formats.cpp from the rows in include/ptebits/formats. Change those. -->\n"
@@ -524,6 +529,9 @@ files draw()
            "- [Nested paging](#nested-paging): formats/npt.hpp\n"
            "- [Extended page tables](#extended-page-tables): formats/ept.hpp\n"
            "- [RISC-V](#risc-v), [Sv32](#sv32), [G-stage](#g-stage): formats/riscv.hpp\n"
+           "- [AArch64, stage 1](#aarch64-stage-1), [16 and 64 Kbytes](#aarch64-16-and-64-kbytes), "
+           "[EL2](#aarch64-el2),\n"
+           "  [stage 2](#aarch64-stage-2): formats/aarch64.hpp\n"
            "- [VT-d, second stage](#vt-d-second-stage), [first stage](#vt-d-first-stage): formats/vtd.hpp\n"
            "- [AMD-Vi, host tables](#amd-vi-host-tables), [guest tables](#amd-vi-guest-tables): formats/amdvi.hpp\n"
            "\n"
@@ -598,6 +606,42 @@ files draw()
            "\n";
     write_differences(out, hart, hosts_hart, "satp, vsatp | hgatp");
     write_features<gstage_features>(out, "gstage_features");
+    out << "## AArch64, stage 1\n"
+           "\n"
+           "Of EL1&0, by a granule of 4 Kbytes: tables of 512 entries. The manual counts levels down from 0, with\n"
+           "`large_addresses` from -1, to 3, that of pages, and so do these headings. Present = bit 0; an entry is of "
+           "no\n"
+           "kind, and faults as an absent one, where it is neither a table, a block nor a page of its level. Address "
+           "bits\n"
+           "above the output size are no reserved bits, but an address size fault. Arm Architecture Reference Manual,\n"
+           "\"VMSAv8-64 translation table format descriptors\".\n"
+           "\n";
+    write_features<aarch64_stage1_features>(out, "aarch64_stage1_features");
+    write_entries(out, all, "aarch64", el1);
+    out << "With `large_addresses` (FEAT_LPA2, DS):\n\n";
+    write_differences(out, el1, el1_ds, "without | with");
+    out << "## AArch64, 16 and 64 Kbytes\n"
+           "\n"
+           "Bits other than those of the address are as above.\n"
+           "\n";
+    write_entries(out, all, "aarch64-16k", aarch64_stage1_features{.granule = 14});
+    write_entries(
+        out, all, "aarch64-64k",
+        aarch64_stage1_features{.granule = 16, .input_bits = 52, .physical_bits = 52, .large_addresses = true});
+    out << "## AArch64, EL2\n"
+           "\n"
+           "EL2's own addresses, without E2H. These bits have another role than in the drawings of stage 1:\n"
+           "\n";
+    write_differences(out, el1, el2, "EL1&0 | EL2");
+    write_features<aarch64_el2_features>(out, "aarch64_el2_features");
+    out << "## AArch64, stage 2\n"
+           "\n"
+           "The top table is up to 16 tables side by side. XN[1:0] is a code: 0 executable, 1 at EL0 alone, 2 not, 3 "
+           "at\n"
+           "EL1 alone; without `execute_by_level` XN[1] alone counts.\n"
+           "\n";
+    write_features<aarch64_stage2_features>(out, "aarch64_stage2_features");
+    write_entries(out, all, "aarch64-stage2", second_stage);
     out << "## VT-d, second stage\n"
            "\n"
            "Intel's IOMMU. Three to five levels of 512 entries. Present = R or W. Intel VT-d specification,\n"

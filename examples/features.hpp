@@ -10,6 +10,7 @@
 #include <type_traits>
 #include <variant>
 
+#include <ptebits/formats/aarch64.hpp>
 #include <ptebits/formats/amdvi.hpp>
 #include <ptebits/formats/ept.hpp>
 #include <ptebits/formats/npt.hpp>
@@ -114,6 +115,59 @@ struct feature {
     static constexpr feature<f> all[] = {
         {"levels", &f::levels}, {"physical_bits", &f::physical_bits}, {"svnapot", &f::svnapot}, {"svpbmt", &f::svpbmt},
         {"svadu", &f::svadu},   {"svrsw60t59b", &f::svrsw60t59b},     {"svvptc", &f::svvptc},
+    };
+    return all;
+}
+
+[[nodiscard]] inline std::span<const feature<ptebits::aarch64_stage1_features>> features_of(
+    const ptebits::aarch64_stage1_features&)
+{
+    using f = ptebits::aarch64_stage1_features;
+    static constexpr feature<f> all[] = {
+        {"granule", &f::granule},
+        {"input_bits", &f::input_bits},
+        {"physical_bits", &f::physical_bits},
+        {"access_flag", &f::access_flag},
+        {"dirty_state", &f::dirty_state},
+        {"hierarchical", &f::hierarchical},
+        {"large_addresses", &f::large_addresses},
+        {"upper_half", &f::upper_half},
+        {"bbm", &f::bbm},
+    };
+    return all;
+}
+
+[[nodiscard]] inline std::span<const feature<ptebits::aarch64_el2_features>> features_of(
+    const ptebits::aarch64_el2_features&)
+{
+    using f = ptebits::aarch64_el2_features;
+    static constexpr feature<f> all[] = {
+        {"granule", &f::granule},
+        {"input_bits", &f::input_bits},
+        {"physical_bits", &f::physical_bits},
+        {"access_flag", &f::access_flag},
+        {"dirty_state", &f::dirty_state},
+        {"hierarchical", &f::hierarchical},
+        {"large_addresses", &f::large_addresses},
+        {"bbm", &f::bbm},
+    };
+    return all;
+}
+
+[[nodiscard]] inline std::span<const feature<ptebits::aarch64_stage2_features>> features_of(
+    const ptebits::aarch64_stage2_features&)
+{
+    using f = ptebits::aarch64_stage2_features;
+    static constexpr feature<f> all[] = {
+        {"granule", &f::granule},
+        {"levels", &f::levels},
+        {"input_bits", &f::input_bits},
+        {"physical_bits", &f::physical_bits},
+        {"access_flag", &f::access_flag},
+        {"dirty_state", &f::dirty_state},
+        {"execute_by_level", &f::execute_by_level},
+        {"large_addresses", &f::large_addresses},
+        {"bbm", &f::bbm},
     };
     return all;
 }

@@ -330,8 +330,8 @@ TEST_CASE("parts of a range are together one pass: x86")
 
 TEST_CASE("parts of a range are together one pass: runs, sizes coded in addresses, tables that skip levels")
 {
-    check_format(format_for(wider::stage1_features{}), 4);
-    check_format(format_for(wider::stage1_features{.granule = 14, .input_bits = 42, .upper_half = true}), 5, 2);
+    check_format(format_for(aarch64_stage1_features{}), 4);
+    check_format(format_for(aarch64_stage1_features{.granule = 14, .input_bits = 42, .upper_half = true}), 5, 2);
     check_format(format_for(amdvi_host_features{.levels = 6, .accessed_bits = true, .dirty_bits = true}), 6);
 }
 
@@ -396,7 +396,7 @@ TEST_CASE("where the parts of a range begin and end")
     CHECK(part(linear, {}, 3, 1).first < 0x8000'0000'0000);
     CHECK(part(linear, {}, 3, 1).second > 0xffff'8000'0000'0000);
     CHECK(part(linear, {0xffff'ffff'ffe0'0000, ~word{0}}, 1, 0) == ends{0xffff'ffff'ffe0'0000, ~word{0}});
-    constexpr auto upper = wider::stage1<wider::stage1_features{.input_bits = 39, .upper_half = true}>;
+    constexpr auto upper = aarch64_stage1<aarch64_stage1_features{.input_bits = 39, .upper_half = true}>;
     CHECK(part(upper, {}, 2, 1) == ends{0xffff'ffc0'0000'0000, ~word{0}});
 
     // A root that is none counts as missing once.
@@ -413,7 +413,7 @@ TEST_CASE("where the parts of a range begin and end")
 
 TEST_CASE("entries of a run that is larger than 64 slots are aged one by one")
 {
-    constexpr auto arm = wider::stage1<wider::stage1_features{.granule = 14, .input_bits = 36}>;
+    constexpr auto arm = aarch64_stage1<aarch64_stage1_features{.granule = 14, .input_bits = 36}>;
     static_assert(arm->shape().levels == 2 && arm->shape().run_bits[0] == 7);
     static word slots[2 * 2048];
     slots[0] = encode(kind::table, 2, 0x4000, {}, arm).entry;

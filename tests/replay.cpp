@@ -8,6 +8,7 @@
 #include <set>
 #include <string>
 
+#include "replay/aarch64.hpp"
 #include "replay/iommu.hpp"
 #include "replay/report.hpp"
 #include "replay/riscv.hpp"
@@ -23,6 +24,8 @@ void replay_file(const std::string& file, replay::report& to)
     if (extension == ".vec") {
         using of_riscv = replay::on_riscv::vector_file;
         using of_iommu = replay::on_iommu::vector_file;
+        using of_aarch64 = replay::on_aarch64::vector_file;
+        if (of_aarch64::is_one(file)) return of_aarch64(file, to).replay();
         if (of_iommu::is_one(file)) return of_iommu(file, to).replay();
         of_riscv::is_one(file) ? of_riscv(file, to).replay() : replay::vector_file(file, to).replay();
     } else if (extension == ".ptimg") {

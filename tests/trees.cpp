@@ -10,6 +10,7 @@
 #include <random>
 #include <string>
 #include <string_view>
+#include <type_traits>
 #include <vector>
 
 #include "tree_model.hpp"
@@ -26,7 +27,7 @@ namespace {
 /// Another format's rows over tables of a few slots.
 template <class Description, std::uint8_t... IndexBits>
 struct small : Description {
-    static constexpr dimensions shape_of(const typename Description::features& f)
+    static constexpr dimensions shape_of(const auto& f)
     {
         dimensions d{.levels = sizeof...(IndexBits), .index_bits = {IndexBits...}};
         const dimensions own = Description::shape_of(f);
@@ -54,7 +55,7 @@ struct hooked : Description {
 };
 using small_ept = hooked<small<ept_description, 3, 2, 3, 1>>;
 using small_riscv = hooked<small<riscv_description, 5, 2, 3>>;
-using small_arm = hooked<small<wider::stage1_description, 5, 5, 5, 2>>;
+using small_arm = hooked<small<aarch64_stage1_description, 5, 5, 5, 2>>;
 
 /// How many operations, by default few.
 unsigned how_many(unsigned few)
@@ -108,7 +109,7 @@ TEST_CASE("random operations on small tables with runs")
 }
 TEST_CASE("random operations on small tables of Arm")
 {
-    const wider::stage1_features clean{.dirty_state = false};
+    const aarch64_stage1_features clean{.dirty_state = false};
     explore<std::uint64_t, true>(of<small_arm>(clean, {.make = true}), 100);
     explore<std::uint64_t, true>(of<small_arm>(clean, {.absent = true}), 100);
 }
@@ -125,10 +126,9 @@ TEST_CASE("random operations on the tests' own formats")
     explore<std::uint64_t, true>(
         format_for(amdvi_host_features{.levels = 6, .accessed_bits = true, .dirty_bits = true}), 25);
     explore<std::uint64_t, true>(format_for(amdvi_host_features{.levels = 3}), 25);
-    using wider::stage1_features;
-    explore<std::uint64_t, true>(format_for(stage1_features{.dirty_state = false}), 25);
+    explore<std::uint64_t, true>(format_for(aarch64_stage1_features{.dirty_state = false}), 25);
     explore<std::uint64_t, true>(
-        format_for(stage1_features{.input_bits = 39, .dirty_state = false, .upper_half = true}), 25);
+        format_for(aarch64_stage1_features{.input_bits = 39, .dirty_state = false, .upper_half = true}), 25);
     explore<std::uint32_t, true>(wider::short_format<wider::short_features{}>, 25);
 }
 
@@ -615,7 +615,7 @@ TEST_CASE("protect changes many pages as it changes one")
                                       {.write = false, .execute = false},
                                       {.write = false, .execute = false, .user = false},
                                       {.execute = false, .user_execute = false}};
-    protect_in_both_ways(format_for(wider::stage1_features{}), of_arm);
+    protect_in_both_ways(format_for(aarch64_stage1_features{}), of_arm);
 }
 
 TEST_CASE("pages are merged only where all mean the same together")
@@ -700,7 +700,7 @@ TEST_CASE("a table is not freed by an unmap that goes on behind pages that are t
 
 TEST_CASE("a run whose dirty state is the write permission keeps it, of any of its entries")
 {
-    constexpr auto format = wider::stage1<wider::stage1_features{}>;
+    constexpr auto format = aarch64_stage1<aarch64_stage1_features{}>;
     constexpr word modifier = word{1} << 51;
     constexpr word denied = 1 << 7;
     const auto fill = [](auto& b) {
@@ -709,7 +709,7 @@ TEST_CASE("a run whose dirty state is the write permission keeps it, of any of i
         for (word i = 0; i < 16; ++i) b.slot(4 * kibi * i, 1) |= modifier | denied;
         b.slot(20 * kibi, 1) &= ~denied;  // as the hardware does on a write
     };
-    bare b(format);
+    bare<std::remove_const_t<decltype(format)>, word, true> b(format);  // runs are flushed before they change
     fill(b);
     CHECK(b.unmap(0, 64 * kibi - 1));
     REQUIRE(b.seen.size() == 1);
@@ -858,7 +858,7 @@ TEST_CASE("top tables of 2 to 8192 slots")
     check(four, 4);
     bare thirty_two(of<small<ept_description, 3, 2, 3, 5>>({}));
     check(thirty_two, 32);
-    bare many(format_for(wider::stage2_features{.levels = 3, .input_bits = 43}));
+    bare many(format_for(aarch64_stage2_features{.levels = 3, .input_bits = 43}));
     check(many, 8192);
     bare<runtime_format<riscv_description>, std::uint32_t> thousand(format_for(riscv_features{.levels = 2}));
     check(thousand, 1024);

@@ -938,7 +938,7 @@ TEST_CASE("addresses of 64 bits: one hole of all of them, and no mapping from th
 
 TEST_CASE("tables of the upper addresses alone, and tables of 32 bits of address")
 {
-    constexpr auto upper = wider::stage1<wider::stage1_features{.input_bits = 39, .upper_half = true}>;
+    constexpr auto upper = aarch64_stage1<aarch64_stage1_features{.input_bits = 39, .upper_half = true}>;
     pages<std::uint64_t> memory;
     constexpr std::uint64_t begin = 0xffff'ff80'0000'0000;
     CHECK(told_of(upper, 0x1000, memory) == list{{'h', begin, ~std::uint64_t{0}, 0}});

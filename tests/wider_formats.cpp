@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSL-1.0
-// Formats of other machines than x86, as users' own rows: layouts against drawings of the
-// manuals' figures, kinds, and what encode() makes against questions and walks.
+// Formats of other machines than x86, of which 32-bit Arm is the tests' own: layouts against drawings of the manuals'
+// figures, kinds, and what encode() makes against questions and walks.
 #include "wider_formats.hpp"
 
 #include <cstddef>
@@ -10,6 +10,7 @@
 #include <string_view>
 #include <type_traits>
 
+#include "leaf_model.hpp"
 #include "manual.hpp"
 #include "wider_walk.hpp"
 
@@ -66,25 +67,25 @@ constexpr setting<amdvi_host_features, 6> amdvi_settings[] = {
 
 // ---- AArch64
 
-constexpr letter<stage1_fields> stage1_letters[] = {
+constexpr letter<aarch64_fields> stage1_letters[] = {
     {'V', role::fixed, nullptr, every},
     {'T', role::fixed, nullptr, tables | leaf_at(1) | run_at(1)},  // a table or page, not a block
-    {'M', role::memory_type, &stage1_fields::attributes},
+    {'M', role::memory_type, &aarch64_fields::memory_type},
     {'n', role::attribute},
-    {'U', role::user, &stage1_fields::unprivileged},
-    {'R', role::write, &stage1_fields::read_only, {}, true},
-    {'S', role::memory_type, &stage1_fields::shareability},
+    {'U', role::user, &aarch64_fields::unprivileged},
+    {'R', role::write, &aarch64_fields::read_only, {}, true},
+    {'S', role::memory_type, &aarch64_fields::shareability},
     {'A', role::accessed},
-    {'g', role::attribute, &stage1_fields::not_global},
+    {'g', role::attribute, &aarch64_fields::not_global},
     {'a', role::address},
     {'h', role::address, nullptr, {}, false, 36},  // address bits 51:48 in bits 15:12
     {'b', role::beyond},
     {'z', role::written},
     {'G', role::attribute},
-    {'D', role::dirty_modifier, &stage1_fields::dirty_modifier},
-    {'C', role::fixed, &stage1_fields::contiguous, runs},
-    {'P', role::execute, &stage1_fields::privileged_never, {}, true},
-    {'X', role::user_execute, &stage1_fields::unprivileged_never, {}, true},
+    {'D', role::dirty_modifier, &aarch64_fields::dirty_modifier},
+    {'C', role::fixed, &aarch64_fields::contiguous, runs},
+    {'P', role::execute, &aarch64_fields::privileged_never, {}, true},
+    {'X', role::user_execute, &aarch64_fields::unprivileged_never, {}, true},
     {'N', role::attribute},
     {'p', role::execute, nullptr, {}, true},
     {'x', role::user_execute, nullptr, {}, true},
@@ -117,7 +118,7 @@ constexpr drawn stage1_64k[] = {
     {"1", kind::run,  ".... .... .XPC DGzz aaaa aaaa aaaa aaaa aaaa aaaa aaaa aaaa hhhh gASS RUnM MMTV"},
 };
 
-constexpr setting<stage1_features, 7> stage1_settings_4k[] = {
+constexpr setting<aarch64_stage1_features, 7> stage1_settings_4k[] = {
     {"4 Kbytes, all in use", {}, stage1_4k},
     {"4 Kbytes, the upper half", {.upper_half = true}, stage1_4k},
     {"4 Kbytes, access flag by software", {.access_flag = false, .dirty_state = false}, stage1_4k, {
@@ -137,16 +138,16 @@ constexpr drawn stage1_40_bits[] = {
     {"1", kind::leaf, ".... .... .XPC DGzz bbbb bbbb aaaa aaaa aaaa aaaa aaaa aaaa aaaa gASS RUnM MMTV"},
     {"1", kind::run,  ".... .... .XPC DGzz bbbb bbbb aaaa aaaa aaaa aaaa aaaa aaaa aaaa gASS RUnM MMTV"},
 };
-constexpr setting<stage1_features, 7> stage1_settings_40_bits[] = {
+constexpr setting<aarch64_stage1_features, 7> stage1_settings_40_bits[] = {
     {"4 Kbytes, 39 bits, HPD0, 40 address bits",
         {.input_bits = 39, .physical_bits = 40, .hierarchical = false}, stage1_40_bits},
 };
-constexpr setting<stage1_features, 5> stage1_settings_16k[] = {
+constexpr setting<aarch64_stage1_features, 5> stage1_settings_16k[] = {
     {"16 Kbytes", {.granule = 14}, stage1_16k},
     {"16 Kbytes, 36 bits", {.granule = 14, .input_bits = 36}, stage1_16k, {
     {"34", kind::table, ""}}},
 };
-constexpr setting<stage1_features, 5> stage1_settings_64k[] = {
+constexpr setting<aarch64_stage1_features, 5> stage1_settings_64k[] = {
     {"64 Kbytes, 52 address bits",
         {.granule = 16, .input_bits = 42, .physical_bits = 52, .large_addresses = true}, stage1_64k, {
     {"3", kind::table, ""}}},
@@ -166,21 +167,21 @@ constexpr setting<stage1_features, 5> stage1_settings_64k[] = {
     {"1", kind::run,  ".... .... .XPC DGzz aaaa aaaa aaaa aaaa aaaa aaaa aaaa aaaa zzzz gASS RUnM MMTV"}}},
 };
 
-constexpr letter<stage2_fields> stage2_letters[] = {
+constexpr letter<aarch64_fields> stage2_letters[] = {
     {'V', role::fixed, nullptr, every},
     {'T', role::fixed, nullptr, tables | leaf_at(1) | run_at(1)},
-    {'M', role::memory_type, &stage2_fields::attributes},
+    {'M', role::memory_type, &aarch64_fields::memory_type},
     {'R', role::read},
     {'W', role::write},
-    {'S', role::memory_type, &stage2_fields::shareability},
+    {'S', role::memory_type, &aarch64_fields::shareability},
     {'A', role::accessed},
     {'f', role::attribute},
     {'a', role::address},
     {'b', role::beyond},
     {'z', role::written},
-    {'D', role::dirty_modifier, &stage2_fields::dirty_modifier},
-    {'C', role::fixed, &stage2_fields::contiguous, runs},
-    {'X', role::execute, &stage2_fields::execute_never, {}, true},
+    {'D', role::dirty_modifier, &aarch64_fields::dirty_modifier},
+    {'C', role::fixed, &aarch64_fields::contiguous, runs},
+    {'X', role::execute, &aarch64_fields::execute_never, {}, true},
     {'x', role::user_execute, nullptr, {}, true},
     {'.', role::software},
 };
@@ -195,7 +196,7 @@ constexpr drawn stage2_4k[] = {
     {"1", kind::run,  ".... .... .XxC Dzzz aaaa aaaa aaaa aaaa aaaa aaaa aaaa aaaa aaaa fASS WRMM MMTV"},
 };
 
-constexpr setting<stage2_features, 7> stage2_settings[] = {
+constexpr setting<aarch64_stage2_features, 7> stage2_settings[] = {
     {"4 Kbytes, all in use", {}, stage2_4k},
 };
 
@@ -208,7 +209,7 @@ constexpr drawn stage2_plain[] = {
     {"2", kind::run,  ".... .... .XzC .zzz aaaa aaaa aaaa aaaa aaaa aaaa aaaz zzzz zzzz fASS WRMM MMTV"},
     {"1", kind::run,  ".... .... .XzC .zzz aaaa aaaa aaaa aaaa aaaa aaaa aaaa aaaa aaaa fASS WRMM MMTV"},
 };
-constexpr setting<stage2_features, 7> stage2_settings_plain[] = {
+constexpr setting<aarch64_stage2_features, 7> stage2_settings_plain[] = {
     {"4 Kbytes, 40 bits from level 1, no FEAT_XNX, HD off",
         {.levels = 3, .input_bits = 40, .dirty_state = false, .execute_by_level = false}, stage2_plain},
 };
@@ -369,22 +370,22 @@ TEST_CASE("contradictory features leave every entry alone")
     CHECK(format_for(amdvi_host_features{.levels = 7})->wrong().what == defect::levels);
     CHECK(format_for(amdvi_host_features{.levels = 0})->wrong().what == defect::levels);
     CHECK(format_for(amdvi_host_features{.dirty_bits = true})->wrong().what == defect::contradiction);
-    CHECK(format_for(stage1_features{.granule = 13})->wrong().what == defect::levels);
-    CHECK(format_for(stage1_features{.input_bits = 49})->wrong().what == defect::levels);
-    CHECK(format_for(stage1_features{.input_bits = 15})->wrong().what == defect::levels);
-    CHECK(format_for(stage1_features{.physical_bits = 52})->wrong().what == defect::physical_bits);
-    CHECK(format_for(stage1_features{.access_flag = false})->wrong().what == defect::contradiction);
+    CHECK(format_for(aarch64_stage1_features{.granule = 13})->wrong().what == defect::levels);
+    CHECK(format_for(aarch64_stage1_features{.input_bits = 49})->wrong().what == defect::levels);
+    CHECK(format_for(aarch64_stage1_features{.input_bits = 15})->wrong().what == defect::levels);
+    CHECK(format_for(aarch64_stage1_features{.physical_bits = 52})->wrong().what == defect::physical_bits);
+    CHECK(format_for(aarch64_stage1_features{.access_flag = false})->wrong().what == defect::contradiction);
     CHECK(format_for(short_features{.physical_bits = 33})->wrong().what == defect::physical_bits);
     // Stage 2: the input does not fit what the start level has, 16 tables side by side.
     for (const unsigned bits : {30U, 44U}) {
-        CHECK(format_for(stage2_features{.levels = 3, .input_bits = bits})->wrong().what == defect::levels);
+        CHECK(format_for(aarch64_stage2_features{.levels = 3, .input_bits = bits})->wrong().what == defect::levels);
     }
     for (const unsigned bits : {31U, 43U}) {
-        CHECK(format_for(stage2_features{.levels = 3, .input_bits = bits})->wrong().what == defect::none);
+        CHECK(format_for(aarch64_stage2_features{.levels = 3, .input_bits = bits})->wrong().what == defect::none);
     }
     CHECK(manual::inert(format_for(amdvi_host_features{.levels = 7}), 64));
-    CHECK(manual::inert(format_for(stage1_features{.input_bits = 49}), 64));
-    CHECK(manual::inert(format_for(stage2_features{.levels = 3, .input_bits = 44}), 64));
+    CHECK(manual::inert(format_for(aarch64_stage1_features{.input_bits = 49}), 64));
+    CHECK(manual::inert(format_for(aarch64_stage2_features{.levels = 3, .input_bits = 44}), 64));
     CHECK(manual::inert(format_for(short_features{.physical_bits = 33}), 32));
 }
 
@@ -449,15 +450,16 @@ TEST_CASE("kinds of AArch64's entries, by the bits that tell them")
         }
     };
     const entries all_runs = run_at(1) | run_at(2) | run_at(3);
-    check(format_for(stage1_features{}), 4, leaf_at(2) | leaf_at(3), all_runs);
-    check(stage1<stage1_features{}>, 4, leaf_at(2) | leaf_at(3), all_runs);
-    check(format_for(stage1_features{.granule = 14}), 4, leaf_at(2), run_at(1) | run_at(2));
-    check(format_for(stage1_features{.granule = 16}), 3, leaf_at(2), run_at(1) | run_at(2));
-    check(format_for(stage1_features{.granule = 16, .input_bits = 52, .physical_bits = 52, .large_addresses = true}), 3,
-          leaf_at(2) | leaf_at(3), run_at(1) | run_at(2));
-    check(format_for(stage2_features{}), 4, leaf_at(2) | leaf_at(3), all_runs);
-    check(stage2<stage2_features{.dirty_state = false}>, 4, leaf_at(2) | leaf_at(3), all_runs);
-    check(format_for(stage2_features{.granule = 14, .levels = 3}), 3, leaf_at(2), run_at(1) | run_at(2));
+    check(format_for(aarch64_stage1_features{}), 4, leaf_at(2) | leaf_at(3), all_runs);
+    check(aarch64_stage1<aarch64_stage1_features{}>, 4, leaf_at(2) | leaf_at(3), all_runs);
+    check(format_for(aarch64_stage1_features{.granule = 14}), 4, leaf_at(2), run_at(1) | run_at(2));
+    check(format_for(aarch64_stage1_features{.granule = 16}), 3, leaf_at(2), run_at(1) | run_at(2));
+    check(format_for(
+              aarch64_stage1_features{.granule = 16, .input_bits = 52, .physical_bits = 52, .large_addresses = true}),
+          3, leaf_at(2) | leaf_at(3), run_at(1) | run_at(2));
+    check(format_for(aarch64_stage2_features{}), 4, leaf_at(2) | leaf_at(3), all_runs);
+    check(aarch64_stage2<aarch64_stage2_features{.dirty_state = false}>, 4, leaf_at(2) | leaf_at(3), all_runs);
+    check(format_for(aarch64_stage2_features{.granule = 14, .levels = 3}), 3, leaf_at(2), run_at(1) | run_at(2));
 }
 
 TEST_CASE("kinds of 32-bit Arm's entries, by their low bits and bit 18")
@@ -570,12 +572,13 @@ TEST_CASE("what encode() makes of AArch64's stage 1 entries")
         // Reads are always allowed; what EL0 may write, EL1 does not execute.
         CHECK(check_encode(format_for(constant->features()), constant, address, physical) == 14);
     };
-    check(stage1<stage1_features{}>, 0x0000'f234'5678'9abc, 0x0000'f234'5678'9000);
-    check(stage1<stage1_features{.upper_half = true}>, 0xffff'f234'5678'9abc, 0x0000'f234'5678'9000);
-    check(stage1<stage1_features{.input_bits = 39, .access_flag = false, .dirty_state = false}>, 0x0000'0074'5678'9abc,
-          0x1000);
-    check(stage1<stage1_features{.granule = 14}>, 0x0000'f234'5678'9abc, 0x0000'f234'5678'8000);
-    check(stage1<stage1_features{.granule = 16, .input_bits = 52, .physical_bits = 52, .large_addresses = true}>,
+    check(aarch64_stage1<aarch64_stage1_features{}>, 0x0000'f234'5678'9abc, 0x0000'f234'5678'9000);
+    check(aarch64_stage1<aarch64_stage1_features{.upper_half = true}>, 0xffff'f234'5678'9abc, 0x0000'f234'5678'9000);
+    check(aarch64_stage1<aarch64_stage1_features{.input_bits = 39, .access_flag = false, .dirty_state = false}>,
+          0x0000'0074'5678'9abc, 0x1000);
+    check(aarch64_stage1<aarch64_stage1_features{.granule = 14}>, 0x0000'f234'5678'9abc, 0x0000'f234'5678'8000);
+    check(aarch64_stage1<aarch64_stage1_features{
+              .granule = 16, .input_bits = 52, .physical_bits = 52, .large_addresses = true}>,
           0x000f'f234'5678'9abc, 0x000f'f234'5678'0000);
 }
 
@@ -585,10 +588,11 @@ TEST_CASE("what encode() makes of AArch64's stage 2 entries")
         // Two bits, and a code of four values. Without FEAT_XNX user_execute does not count.
         CHECK(check_encode(format_for(constant->features()), constant, address, 0x0000'f234'5678'0000) == 16);
     };
-    check(stage2<stage2_features{}>, 0x0000'f234'5678'9abc);
-    check(stage2<stage2_features{.levels = 3, .input_bits = 42, .dirty_state = false}>, 0x0000'0274'5678'9abc);
-    check(stage2<stage2_features{.execute_by_level = false}>, 0x0000'f234'5678'9abc);
-    check(stage2<stage2_features{
+    check(aarch64_stage2<aarch64_stage2_features{}>, 0x0000'f234'5678'9abc);
+    check(aarch64_stage2<aarch64_stage2_features{.levels = 3, .input_bits = 42, .dirty_state = false}>,
+          0x0000'0274'5678'9abc);
+    check(aarch64_stage2<aarch64_stage2_features{.execute_by_level = false}>, 0x0000'f234'5678'9abc);
+    check(aarch64_stage2<aarch64_stage2_features{
               .granule = 16, .levels = 2, .input_bits = 42, .physical_bits = 52, .large_addresses = true}>,
           0x0000'0234'5678'9abc);
 }
@@ -618,4 +622,62 @@ TEST_CASE("what encode() makes of 32-bit Arm's entries")
     CHECK(encode(kind::leaf, 1, 0x1234'5000, user_code, with_pxn).error == encode_error::permission_not_offered);
     CHECK(encode(kind::table, 2, 0x1234'5400, {.execute = false, .user_execute = true}, with_pxn).entry == 0x1234'5405);
     CHECK(encode(kind::table, 2, 0x1234'5400, {.execute = false}, plain).error == encode_error::permission_not_offered);
+}
+
+TEST_CASE("32-bit Arm: sections, pages and runs, by 12 and 8 index bits")
+{
+    // The top table has 4096 entries of 4 bytes; a page's has 256.
+    constexpr word top = 0x10'0000;
+    constexpr word below = 0x10'4400;
+    constexpr word address = 0xfedc'ba98;
+    walking::arena memory(top, 8);
+    const auto put = [&](word place, word entry) { memory.put(place, static_cast<std::uint32_t>(entry)); };
+    const auto walked = [&](const request& a = {}) {
+        const walk_result r = walk(format_for(short_features{}), top, address, a, {}, memory);
+        CHECK(walking::same_outcome(r, walk(short_format<short_features{}>, top, address, a, {}, memory)));
+        return r;
+    };
+    constexpr word upper_slot = top + word{4} * 0xfed;
+    constexpr word lower_slot = below + word{4} * 0xcb;
+    CHECK(walked().fault == fault_kind::not_present);
+    put(upper_slot, 0x4'0000);  // software's: only bits 1:0 make an entry present
+    CHECK(walked().fault == fault_kind::not_present);
+    CHECK(walked().broken == rule::none);
+    put(upper_slot, 0x3);
+    CHECK(walked().fault == fault_kind::not_present);
+    CHECK(walked().broken == rule::no_such_kind);
+
+    put(upper_slot, 0x1230'0402 | 0x800);
+    CHECK(walked({action::write, true}).address == 0x123c'ba98);
+    CHECK(walked().page_shift == 20);
+    put(upper_slot, 0x1204'0402 | 0x8000);
+    CHECK(walked().address == 0x12dc'ba98);
+    CHECK(walked().page_shift == 24);
+    CHECK(walked().level == 2);
+    CHECK(walked({action::write}).fault == fault_kind::protection);
+    CHECK(walked({action::read, true}).fault == fault_kind::protection);
+    CHECK(walked({action::fetch}).fault == fault_kind::none);
+
+    put(upper_slot, below | 0x1e1);
+    CHECK(walked().fault == fault_kind::not_present);
+    CHECK(walked().level == 1);
+    put(lower_slot, 0x1234'5032);
+    CHECK(walked({action::write, true}).address == 0x1234'5a98);
+    CHECK(walked().page_shift == 12);
+    CHECK(walked().path[1].slot_address == lower_slot);
+    put(lower_slot, 0x1234'5033);
+    CHECK(walked({action::fetch}).fault == fault_kind::protection);
+    put(lower_slot, 0x1234'0031);  // a run of 64 Kbytes: all of its entries have its address
+    CHECK(walked().address == 0x1234'ba98);
+    CHECK(walked().page_shift == 16);
+    put(lower_slot, 0x1234'8231);
+    CHECK(walked({action::write}).fault == fault_kind::protection);
+    CHECK(walked({action::fetch}).fault == fault_kind::protection);
+
+    CHECK(leaf_model::wrong_translations_both_ways(short_format<short_features{}>) == 0);
+    CHECK_FALSE(present(0x4'0000, short_format<short_features{}>));
+    CHECK(check_absent(0xffff'fffc, short_format<short_features{}>) == absent_error::none);
+    std::uint32_t slot = 0x1234'5032;
+    CHECK(unmap(slot, short_format<short_features{}>, 0x4'0000) == 0x1234'5032);
+    CHECK(slot == 0x4'0000);
 }

@@ -76,8 +76,4 @@ one_walk walk_to(const Format& format, unsigned level, std::uint64_t entry, word
     return {r, chain.get(level)};
 }
 
-inline constexpr request reads{};
-inline constexpr request writes_it{.what = action::write};
-inline constexpr request fetches_it{.what = action::fetch};
-
 }  // namespace wider

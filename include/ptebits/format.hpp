@@ -328,12 +328,12 @@ public:
     }
 
     /// A level as the manual numbers it.
-    [[nodiscard]] constexpr unsigned manual_level(unsigned level) const noexcept
+    [[nodiscard]] constexpr int manual_level(unsigned level) const noexcept
     {
         if constexpr (requires { Description::manual_level(level, features_); }) {
-            return Description::manual_level(level, features_);
+            return static_cast<int>(Description::manual_level(level, features_));
         } else {
-            return level;
+            return static_cast<int>(level);
         }
     }
 

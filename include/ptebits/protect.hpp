@@ -94,7 +94,7 @@ template <slot_word Word, class Tree, class Report>
             Word before = edit.load(slots[i]);
             if (((before ^ first) & ~free) != 0) break;
             if (difference != 0) {
-                if (!edit.change(slots[i], before, before ^ difference)) continue;
+                if (!edit.replace(slots[i], before, before ^ difference)) continue;
                 report(taken_page{s.extended(offset + (i << shift)), before, level, shift, kind::leaf});
             }
             ++i;

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: BSL-1.0
 // All of ptebits but text_stream.hpp, which needs a hosted standard library, and what only drivers of IOMMUs need:
-// amdvi_registers.hpp, vtd_registers.hpp and shared_tables.hpp.
+// amdvi_registers.hpp, vtd_registers.hpp and shared_tables.hpp; and aarch64_registers.hpp.
 #pragma once
 
+#include <ptebits/aarch64.hpp>
 #include <ptebits/ageing.hpp>
 #include <ptebits/amdvi.hpp>
 #include <ptebits/attributes.hpp>
@@ -14,6 +15,7 @@
 #include <ptebits/field.hpp>
 #include <ptebits/flush.hpp>
 #include <ptebits/format.hpp>
+#include <ptebits/formats/aarch64.hpp>
 #include <ptebits/formats/amdvi.hpp>
 #include <ptebits/formats/ept.hpp>
 #include <ptebits/formats/npt.hpp>

@@ -107,6 +107,12 @@ public:
         return *this;
     }
 
+    /// A level as the manual numbers it, of which one may be -1.
+    constexpr text_writer& level(int manual_level) noexcept
+    {
+        if (manual_level < 0) put('-');
+        return decimal(static_cast<unsigned>(manual_level < 0 ? -manual_level : manual_level));
+    }
     constexpr text_writer& decimal(unsigned value) noexcept
     {
         unsigned unit = 1;
@@ -245,7 +251,7 @@ constexpr void write_meaning(text_writer& out, const entry_part<Row>& part, std:
         out.put(format->layout_at(level, k).grants(entry, part.is) ? "" : "no ").put(name(part.is));
         return;
     case role::next_level:
-        out.put("level ").decimal(format->manual_level(static_cast<unsigned>(value)));
+        out.put("level ").level(format->manual_level(static_cast<unsigned>(value)));
         return;
     case role::address:
         out.put(*part.name() != '\0' ? "address " : "")
@@ -297,7 +303,7 @@ constexpr void write_summary(text_writer& out, std::uint64_t entry, unsigned lev
     const layout& l = format->layout_at(level, k);
     if (k == kind::table) {
         const unsigned below = format->level_below(entry, level);
-        out.put('L').decimal(format->manual_level(level)).put("->L").decimal(format->manual_level(below));
+        out.put('L').level(format->manual_level(level)).put("->L").level(format->manual_level(below));
         out.put(" table ");
     } else {
         out.page_size(page_shift_of(entry, level, format)).put(k == kind::leaf ? " leaf " : " run ");

@@ -498,8 +498,8 @@ public:
         }
     }
 
-    /// Changes an entry that was seen in a slot. Returns whether it was still that one; else `seen` is what is there.
-    [[nodiscard]] constexpr bool change(Word& slot, Word& seen, std::uint64_t entry)
+    /// Replaces an entry that was seen in a slot. Returns whether it was still that one; else `seen` is what is there.
+    [[nodiscard]] constexpr bool replace(Word& slot, Word& seen, std::uint64_t entry)
     {
         return tree_.access.compare_exchange(slot, seen, static_cast<Word>(entry));
     }

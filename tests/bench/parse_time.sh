@@ -1,6 +1,6 @@
 #!/bin/sh
 # Seconds to parse the library's headers beside <atomic>: the least of 9 runs each, taken in
-# turns. Usage: parse_time.sh [compiler]. Status 1 if the umbrella header takes more than 0.7 of
+# turns. Usage: parse_time.sh [compiler]. Status 1 if the umbrella header takes more than 0.8 of
 # it, or one format with ageing.hpp more than 0.35.
 set -eu
 cxx=${1:-g++}
@@ -27,4 +27,4 @@ done
 hundredths() { echo $(($1 * 100 / best_atomic)); }
 echo "$cxx: <atomic> $((best_atomic / 1000000)) ms; <ptebits/ptebits.hpp> 0.$(printf %02d "$(hundredths "$best_all")") of it," \
     "one format with ageing.hpp 0.$(printf %02d "$(hundredths "$best_one")")"
-[ "$(hundredths "$best_all")" -le 70 ] && [ "$(hundredths "$best_one")" -le 35 ]
+[ "$(hundredths "$best_all")" -le 80 ] && [ "$(hundredths "$best_one")" -le 35 ]

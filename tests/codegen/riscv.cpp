@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSL-1.0
-// What riscv.cmake counts in RISC-V's code, by the first word of a function's name:
+// What cross.cmake counts in RISC-V's code, by the first word of a function's name:
 //   and_    one `amoand.d` (of Sv32 `amoand.w`), no other atomic instruction
 //   or_     the same of `amoor`
 #include <ptebits/ageing.hpp>

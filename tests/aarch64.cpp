@@ -1,91 +1,47 @@
 // SPDX-License-Identifier: BSL-1.0
-// Arm's tables as users' formats: permissions in other bits above, the dirty state in the write
-// permission, contiguous entries, wide roots; and accesses as an emulated CPU made them.
+// AArch64's tables: permissions in other bits above, the dirty state in the write permission, contiguous entries, wide
+// roots, aborts and registers. Recorded accesses are replayed by tests/replay.
 #include <cstdint>
+#include <ptebits/aarch64.hpp>
+#include <ptebits/aarch64_registers.hpp>
+#include <ptebits/text.hpp>
 #include <string>
 
 #include "leaf_model.hpp"
 #include "manual.hpp"
-#include "wider_recorded.hpp"
+#include "wider_walk.hpp"
 
-using namespace wider;
+using namespace ptebits;
+using walking::word;
+using wider::chain_root;
+using wider::entry_chain;
+using wider::one_walk;
+using wider::walk_to;
 
 namespace {
 
-constexpr auto first = stage1<stage1_features{}>;
-constexpr auto by_software = stage1<stage1_features{.access_flag = false, .dirty_state = false}>;
-constexpr auto upper = stage1<stage1_features{.input_bits = 39, .upper_half = true}>;
-constexpr auto wide =
-    stage1<stage1_features{.granule = 16, .input_bits = 42, .physical_bits = 52, .large_addresses = true}>;
-constexpr auto second = stage2<stage2_features{}>;
-constexpr auto second_40 = stage2<stage2_features{.levels = 3, .input_bits = 40, .dirty_state = false}>;
-constexpr auto classic = short_format<short_features{}>;
+constexpr auto first = aarch64_stage1<aarch64_stage1_features{}>;
+constexpr auto by_software = aarch64_stage1<aarch64_stage1_features{.access_flag = false, .dirty_state = false}>;
+constexpr auto upper = aarch64_stage1<aarch64_stage1_features{.input_bits = 39, .upper_half = true}>;
+constexpr auto wide = aarch64_stage1<aarch64_stage1_features{
+    .granule = 16, .input_bits = 42, .physical_bits = 52, .large_addresses = true}>;
+constexpr auto second = aarch64_stage2<aarch64_stage2_features{}>;
+constexpr auto second_40 = aarch64_stage2<aarch64_stage2_features{.levels = 3, .input_bits = 40, .dirty_state = false}>;
 
 constexpr word dirty_modifier = word{1} << 51;
 
-/// A replayed file, with the constants that most of its lines have.
-template <class Constants, class Read>
-tally check_file(const std::string& name, unsigned lines, Read read)
-{
-    CAPTURE(name);
-    const tally t = replay_arm<Constants>(recording(name), read);
-    CHECK(t.lines == lines);
-    CHECK(t.by_constants > lines / 20);
-    CHECK_MESSAGE(t.failed == 0, t.first_failures());
-    return t;
-}
+constexpr aarch64_access reads{};
+constexpr aarch64_access writes_it{.what = aarch64_operation::write};
+constexpr aarch64_access fetches_it{.what = aarch64_operation::fetch};
 
-template <unsigned PhysicalBits, bool Updates>
-constexpr stage1_features stage1_4k{.physical_bits = PhysicalBits, .access_flag = Updates, .dirty_state = Updates};
-template <unsigned PhysicalBits>
-constexpr stage1_features stage1_64k{
-    .granule = 16, .physical_bits = PhysicalBits, .access_flag = false, .dirty_state = false, .large_addresses = true};
-template <unsigned PhysicalBits, bool Updates>
-constexpr stage2_features stage2_40{
-    .levels = 3, .input_bits = 40, .physical_bits = PhysicalBits, .access_flag = Updates, .dirty_state = Updates};
+/// DFSC or IFSC of a walk's fault.
+template <class Format>
+std::uint64_t status(const walk_result& r, const Format& f)
+{
+    return fault_code(r, reads, {}, f).value;
+}
 
 }  // namespace
-
-TEST_CASE("accesses through stage 1 as recorded")
-{
-    using plain = constants<stage1_4k<48, false>, stage1_4k<44, false>, stage1_4k<40, false>, stage1_4k<32, false>>;
-    const tally t = check_file<plain>("s1-4k.vec", 200, read_stage1);
-    CHECK(t.exceptions.empty());
-    using updates = constants<stage1_4k<48, true>, stage1_4k<44, true>, stage1_4k<40, true>, stage1_4k<32, true>>;
-    const tally u = check_file<updates>("s1-4k-hafdbs.vec", 200, read_stage1);
-    // The emulator lets EL1 fetch what EL0 may write, if hardware has yet to make it dirty.
-    CHECK(u.exception("dbm-fetch") == 15);
-    CHECK(u.exceptions.size() == 1);
-    using large = constants<stage1_64k<48>, stage1_64k<44>, stage1_64k<40>, stage1_64k<32>>;
-    const tally l = check_file<large>("s1-64k.vec", 200, read_stage1);
-    // Open: bits 15:12 where output addresses have fewer than 52 bits.
-    CHECK(l.exception("64k-bits15-12") == 8);
-    // The emulator looks at address bits below the block.
-    CHECK(l.exception("block-low-bits") == 2);
-    CHECK(l.exceptions.size() == 2);
-    constexpr static stage1_features middle{.granule = 14, .access_flag = false, .dirty_state = false};
-    const tally m = check_file<constants<middle>>("s1-16k.vec", 110, read_stage1);
-    CHECK(m.exceptions.empty());
-}
-
-TEST_CASE("accesses through stage 2 as recorded")
-{
-    using plain = constants<stage2_40<48, false>, stage2_40<44, false>, stage2_40<40, false>>;
-    const tally t = check_file<plain>("s2-4k.vec", 200, read_stage2);
-    CHECK(t.exceptions.empty());
-    using updates = constants<stage2_40<48, true>, stage2_40<44, true>, stage2_40<40, true>>;
-    const tally u = check_file<updates>("s2-4k-hafdbs.vec", 200, read_stage2);
-    CHECK(u.exceptions.empty());
-    constexpr static stage2_features large{.granule = 16,
-                                           .levels = 2,
-                                           .input_bits = 45,
-                                           .access_flag = false,
-                                           .dirty_state = false,
-                                           .large_addresses = true};
-    const tally l = check_file<constants<large>>("s2-64k.vec", 140, read_stage2);
-    CHECK(l.exception("64k-bits15-12") == 8);
-    CHECK(l.exceptions.size() == 1);
-}
 
 TEST_CASE("what tables take away at stage 1, from every leaf and for every access")
 {
@@ -108,39 +64,39 @@ TEST_CASE("what tables take away at stage 1, from every leaf and for every acces
                 for (unsigned cpu = 0; cpu < 4; ++cpu) {
                     const bool pan = (cpu & 1) != 0;
                     const bool wxn = (cpu & 2) != 0;
-                    const auto expect = [&](request a, bool granted) {
+                    const auto expect = [&](aarch64_access a, bool granted) {
                         chain.put(1, leaf);
-                        const walk_result r = chain.walked(a, {pan, wxn});
+                        const walk_result r = chain.walked(a, {.privileged_never = pan, .write_execute_never = wxn});
                         if ((r.fault == fault_kind::none) == granted) return;
                         FAIL_CHECK("above " << above << " leaf " << n << " cpu " << cpu << " access "
                                             << static_cast<unsigned>(a.what) << (a.user ? " EL0" : " EL1"));
                     };
                     const bool kept_out = pan && user;
-                    expect({action::read}, !kept_out);
-                    expect({action::write}, write && !kept_out);
+                    expect({aarch64_operation::read}, !kept_out);
+                    expect({aarch64_operation::write}, write && !kept_out);
                     const bool becomes_dirty = write && !kept_out && ap_2;
                     CHECK(chain.get(1) == (becomes_dirty ? leaf & ~word{0x80} : leaf));
-                    expect({action::fetch}, !pxn && !(user && write) && !(wxn && write));
+                    expect({aarch64_operation::fetch}, !pxn && !(user && write) && !(wxn && write));
                     CHECK(chain.get(1) == leaf);
-                    expect({action::read, true}, user);
-                    expect({action::write, true}, user && write);
-                    expect({action::fetch, true}, !uxn && !(wxn && user && write));
+                    expect({aarch64_operation::read, true}, user);
+                    expect({aarch64_operation::write, true}, user && write);
+                    expect({aarch64_operation::fetch, true}, !uxn && !(wxn && user && write));
                 }
             }
         }
     };
     check(first, true);
-    check(format_for(stage1_features{.dirty_state = false}), false);
+    check(format_for(aarch64_stage1_features{.dirty_state = false}), false);
     CHECK_FALSE(first->permissions_in_place());
     CHECK(second->permissions_in_place());
 }
 
 TEST_CASE("permissions above are ignored with HPD")
 {
-    constexpr auto flat = stage1<stage1_features{.hierarchical = false}>;
+    constexpr auto flat = aarch64_stage1<aarch64_stage1_features{.hierarchical = false}>;
     constexpr word all = word{0xf} << 59;
-    CHECK(walk_to(flat, 1, 0x1443, 0x1000, {action::write, true}, {}, all).ended);
-    CHECK_FALSE(walk_to(first, 1, 0x1443, 0x1000, {action::write, true}, {}, all).ended);
+    CHECK(walk_to(flat, 1, 0x1443, 0x1000, {aarch64_operation::write, true}, {}, all).ended);
+    CHECK_FALSE(walk_to(first, 1, 0x1443, 0x1000, {aarch64_operation::write, true}, {}, all).ended);
     CHECK(flat->permissions_in_place());
     CHECK(available(flat, word{7} << 55));
 }
@@ -151,11 +107,11 @@ TEST_CASE("execution by regime: the same text page, stage 1 and 2")
     constexpr word text = 0x0040'0000'8000'0783;
     CHECK(permissions_of(text, 1, first) == permissions{true, false, true, false, false});
     CHECK(walk_to(first, 1, text, 0x1000, fetches_it).ended.address == 0x8000'0000);
-    CHECK(walk_to(first, 1, text, 0x1000, {action::fetch, true}).ended.fault == fault_kind::protection);
+    CHECK(walk_to(first, 1, text, 0x1000, {aarch64_operation::fetch, true}).ended.fault == fault_kind::protection);
     // Execute-only for EL0: a fetch needs no read permission.
     constexpr word hidden = 0x0020'0000'8000'0783;
-    CHECK(walk_to(first, 1, hidden, 0x1000, {action::fetch, true}).ended);
-    CHECK_FALSE(walk_to(first, 1, hidden, 0x1000, {action::read, true}).ended);
+    CHECK(walk_to(first, 1, hidden, 0x1000, {aarch64_operation::fetch, true}).ended);
+    CHECK_FALSE(walk_to(first, 1, hidden, 0x1000, {aarch64_operation::read, true}).ended);
     // Stage 2: XN[1:0] by number.
     constexpr bool el0[] = {true, true, false, false};
     constexpr bool el1[] = {true, false, false, true};
@@ -163,10 +119,10 @@ TEST_CASE("execution by regime: the same text page, stage 1 and 2")
         const word leaf = 0x8000'043f | word{xn} << 53;
         CHECK(permissions_of(leaf, 1, second) == permissions{false, false, el1[xn], true, el0[xn]});
         CHECK(bool{walk_to(second, 1, leaf, 0x1000, fetches_it).ended} == el1[xn]);
-        CHECK(bool{walk_to(second, 1, leaf, 0x1000, {action::fetch, true}).ended} == el0[xn]);
+        CHECK(bool{walk_to(second, 1, leaf, 0x1000, {aarch64_operation::fetch, true}).ended} == el0[xn]);
         CHECK_FALSE(walk_to(second, 1, leaf, 0x1000).ended);
     }
-    constexpr auto without = stage2<stage2_features{.execute_by_level = false}>;
+    constexpr auto without = aarch64_stage2<aarch64_stage2_features{.execute_by_level = false}>;
     CHECK(permissions_of(0x0040'0000'8000'043f, 1, without).user_execute == false);
     CHECK(permissions_of(0x0020'0000'8000'043f, 1, without) == permissions{false, false, true, true, true});
 }
@@ -197,7 +153,7 @@ TEST_CASE("occupied, but of no kind: a translation fault")
             CHECK(r.fault == fault_kind::not_present);
             CHECK(r.broken == rule::no_such_kind);
             CHECK(r.allowed == no_permissions);
-            CHECK(arm_paging::status(r, first) == 8 - level);
+            CHECK(status(r, first) == 8 - level);
         }
         // Not empty, and so not dropped: what software leaves there is its own.
         word slot = entry;
@@ -206,7 +162,8 @@ TEST_CASE("occupied, but of no kind: a translation fault")
         CHECK(slot == 0);
     }
     CHECK(encode(kind::leaf, 4, 0, {}, first).error == encode_error::no_such_entry);
-    CHECK(encode(kind::leaf, 3, 0, {}, stage1<stage1_features{.granule = 14}>).error == encode_error::no_such_entry);
+    CHECK(encode(kind::leaf, 3, 0, {}, aarch64_stage1<aarch64_stage1_features{.granule = 14}>).error ==
+          encode_error::no_such_entry);
     // Invalid entries are software's but for bit 0.
     CHECK(check_absent(~word{0x401}, second) == absent_error::none);
     CHECK(check_absent(~word{1}, second) == absent_error::looks_accessed);
@@ -216,7 +173,7 @@ TEST_CASE("occupied, but of no kind: a translation fault")
 
 TEST_CASE("blocks ignore address bits below them, and fault for those above the output size")
 {
-    constexpr auto narrow = stage1<stage1_features{.physical_bits = 40}>;
+    constexpr auto narrow = aarch64_stage1<aarch64_stage1_features{.physical_bits = 40}>;
     CHECK(walk_to(first, 3, 0x8000'1701, 0x1234'5678).ended.address == 0x9234'5678);
     CHECK(walk_to(first, 2, 0x801f'f701, 0x1234'5678).ended.address == 0x8014'5678);
     for (unsigned bit = 12; bit < 51; ++bit) {
@@ -300,7 +257,7 @@ TEST_CASE("the upper half of the addresses: all bits above are ones")
     for (unsigned bit = 39; bit < 64; ++bit) {
         const walk_result r = walk(upper, chain_root, address ^ word{1} << bit, reads, {}, chain.memory());
         CHECK(r.fault == fault_kind::address_too_wide);
-        CHECK(arm_paging::status(r, upper) == 4);
+        CHECK(status(r, upper) == 4);
     }
     unsigned found = 0;
     const auto look = [&](const mapping& m) {
@@ -323,10 +280,10 @@ TEST_CASE("tables side by side at the top of stage 2")
     entry_chain chain(second_40, 1, 0x8000'07ff, 0xff'ffff'f123);
     const walk_result r = walk(second_40, chain_root, 0x100'0000'0000, reads, {}, chain.memory());
     CHECK(r.fault == fault_kind::address_too_wide);
-    CHECK(arm_paging::status(r, second_40) == 4);
+    CHECK(status(r, second_40) == 4);
     // 16 tables; and one level alone.
-    CHECK(format_for(stage2_features{.levels = 3, .input_bits = 43})->shape().index_bits_at(3) == 13);
-    const auto alone = format_for(stage2_features{.granule = 16, .levels = 1, .input_bits = 33});
+    CHECK(format_for(aarch64_stage2_features{.levels = 3, .input_bits = 43})->shape().index_bits_at(3) == 13);
+    const auto alone = format_for(aarch64_stage2_features{.granule = 16, .levels = 1, .input_bits = 33});
     CHECK(alone->shape().index_bits_at(1) == 17);
     CHECK(alone->shape().slot_address(0, ones(32, 16), 1) == 8 * ones(16, 0));
     CHECK(alone->exists(1, kind::leaf));
@@ -350,8 +307,8 @@ TEST_CASE("contiguous entries: each has its own address, the run has their size"
         CHECK(r.page_shift == shift + 4);
         CHECK(needs_flush(e.entry, e.entry & ~(word{1} << 52), first, level));
     }
-    CHECK(page_shift_of(word{1} << 52 | 3, 1, stage1<stage1_features{.granule = 14}>) == 21);
-    CHECK(page_shift_of(word{1} << 52 | 1, 2, stage1<stage1_features{.granule = 14}>) == 30);
+    CHECK(page_shift_of(word{1} << 52 | 3, 1, aarch64_stage1<aarch64_stage1_features{.granule = 14}>) == 21);
+    CHECK(page_shift_of(word{1} << 52 | 1, 2, aarch64_stage1<aarch64_stage1_features{.granule = 14}>) == 30);
     CHECK(page_shift_of(word{1} << 52 | 3, 1, wide) == 21);
     CHECK(page_shift_of(word{1} << 52 | 1, 2, wide) == 34);
 
@@ -404,7 +361,7 @@ TEST_CASE("the dirty state is the write permission: stage 1")
     CHECK(slot == 0x0068'0000'8000'0783);
     CHECK_FALSE(harvest_dirty(slot, first));
     slot = page;
-    CHECK(harvest_dirty(slot, format_for(stage1_features{})));
+    CHECK(harvest_dirty(slot, format_for(aarch64_stage1_features{})));
     CHECK(slot == 0x0068'0000'8000'0783);
 
     // Where hardware does not manage it, DBM says nothing.
@@ -501,9 +458,9 @@ TEST_CASE("ageing by the access flag, set by hardware or by software")
         CHECK_FALSE(mark_accessed(gone, f));
     };
     check(first, true);
-    check(format_for(stage1_features{}), true);
+    check(format_for(aarch64_stage1_features{}), true);
     check(by_software, false);
-    check(format_for(stage1_features{.access_flag = false, .dirty_state = false}), false);
+    check(format_for(aarch64_stage1_features{.access_flag = false, .dirty_state = false}), false);
 }
 
 TEST_CASE("changes of live entries at stage 1")
@@ -516,7 +473,7 @@ TEST_CASE("changes of live entries at stage 1")
     CHECK(needs_flush(page, page & ~word{0x40}, first));  // no longer EL0's
     CHECK(needs_flush(page, page ^ 0x1000, first));
     CHECK(needs_flush(page, page ^ dirty_modifier, first));
-    CHECK_FALSE(needs_flush(page, page & ~(word{3} << 53), stage1<stage1_features{}>));
+    CHECK_FALSE(needs_flush(page, page & ~(word{3} << 53), aarch64_stage1<aarch64_stage1_features{}>));
     CHECK(needs_flush(page & ~(word{1} << 54), page, first));
     CHECK_FALSE(needs_flush(page | 0x80, page, first));
     CHECK_FALSE(needs_flush(page, page ^ word{1} << 55, first));
@@ -567,8 +524,7 @@ TEST_CASE("blocks are pages of their levels, and what is of no kind is no page")
     CHECK(leaf_model::wrong_translations_both_ways(by_software) == 0);
     CHECK(leaf_model::wrong_translations_both_ways(second) == 0);
     CHECK(leaf_model::wrong_translations_both_ways(second_40) == 0);
-    CHECK(leaf_model::wrong_translations_both_ways(classic) == 0);
-    CHECK(leaf_model::wrong_translations_both_ways(stage1<stage1_features{.physical_bits = 40}>) == 0);
+    CHECK(leaf_model::wrong_translations_both_ways(aarch64_stage1<aarch64_stage1_features{.physical_bits = 40}>) == 0);
 
     word block = 0x8000'0701;
     CHECK_FALSE(age(block, first, {}, 1));
@@ -581,64 +537,191 @@ TEST_CASE("blocks are pages of their levels, and what is of no kind is no page")
     CHECK(age_table(table, first, {}, 2).count() == 0);
     // An address past the width: no page at any level.
     word past = 0x2000'8000'0703;
-    CHECK_FALSE(age(past, stage1<stage1_features{.physical_bits = 40}>));
-    CHECK_FALSE(write_protect(past, stage1<stage1_features{.physical_bits = 40}>));
+    CHECK_FALSE(age(past, aarch64_stage1<aarch64_stage1_features{.physical_bits = 40}>));
+    CHECK_FALSE(write_protect(past, aarch64_stage1<aarch64_stage1_features{.physical_bits = 40}>));
     CHECK(past == 0x2000'8000'0703);
 }
 
-TEST_CASE("32-bit Arm: sections, pages and runs, by 12 and 8 index bits")
+TEST_CASE("LPA2: bits 51:48 of the address, and where they stand")
 {
-    // The top table has 4096 entries of 4 bytes; a page's has 256.
-    constexpr word top = 0x10'0000;
-    constexpr word below = 0x10'4400;
-    constexpr word address = 0xfedc'ba98;
-    walking::arena memory(top, 8);
-    const auto put = [&](word place, word entry) { memory.put(place, static_cast<std::uint32_t>(entry)); };
-    const auto walked = [&](const request& a = {}) {
-        const walk_result r = walk(format_for(short_features{}), top, address, a, {}, memory);
-        CHECK(walking::same_outcome(r, walk(classic, top, address, a, {}, memory)));
-        return r;
+    constexpr auto low =
+        aarch64_stage1<aarch64_stage1_features{.input_bits = 52, .physical_bits = 52, .large_addresses = true}>;
+    CHECK(low->shape().levels == 5);
+    CHECK(low->manual_level(5) == -1);
+    CHECK(low->exists(4, kind::leaf));  // 512 Gbytes, at level 0
+    CHECK_FALSE(low->exists(5, kind::leaf));
+    CHECK_FALSE(first->exists(4, kind::leaf));
+    // Bits 51:50 in bits 9:8, 49:48 where they are.
+    CHECK(address_of(0x0003'0000'0000'0303, 1, low) == 0x000f'0000'0000'0000);
+    CHECK(encode(kind::table, 5, 0x000f'0000'4000'1000, {}, low).entry == 0x0003'0000'4000'1303);
+    for (unsigned bit = 12; bit < 52; ++bit) {
+        const word one = word{1} << bit;
+        CHECK(address_of((bit < 50 ? one : one >> 42) | 3, 1, low) == one);
+    }
+    CHECK(address_of(0x0003'0000'0000'0303, 1, first) == 0);  // shareability, and ignored
+    CHECK_FALSE(low->shareability.exists());
+    constexpr auto narrow = aarch64_stage1<aarch64_stage1_features{.large_addresses = true}>;
+    CHECK(walk_to(narrow, 1, 0x8000'0603, 0x1000).ended.fault == fault_kind::address_size);
+    // 16 Kbytes: level 0 by 5 index bits, blocks of 64 Gbytes at level 1.
+    constexpr auto middle = aarch64_stage1<aarch64_stage1_features{
+        .granule = 14, .input_bits = 52, .physical_bits = 52, .large_addresses = true}>;
+    CHECK(middle->shape().levels == 4);
+    CHECK(middle->shape().index_bits_at(4) == 5);
+    CHECK(middle->exists(3, kind::leaf));
+    CHECK(middle->shape().page_shift(3) == 36);
+    // A fault at level -1 has a status of its own.
+    const walk_result r = walk_to(low, 5, 0, 0x1000).ended;
+    CHECK(status(r, low) == 0x2b);
+    CHECK(status(walk_to(narrow, 1, 0x8000'0603, 0x1000).ended, narrow) == 3);
+}
+
+TEST_CASE("EL2's own tables: no EL0, and XN for PXN")
+{
+    constexpr auto el2 = aarch64_el2<aarch64_el2_features{.access_flag = false, .dirty_state = false}>;
+    CHECK_FALSE(el2->not_global.exists());                                                  // there is no ASID
+    CHECK(encode(kind::leaf, 1, 0x8000'0000, {.write = false}, el2).entry == 0x8000'00c3);  // AP[1] is RES1
+    CHECK(encode(kind::leaf, 1, 0x8000'0000, {.execute = false}, el2).entry == 0x0040'0000'8000'0043);
+    CHECK(walk_to(el2, 1, 0x8000'04c3, 0x1010, fetches_it).ended.address == 0x8000'0010);
+    CHECK(walk_to(el2, 1, 0x8000'04c3, 0x1010, writes_it).ended.fault == fault_kind::protection);
+    // WXN counts; PAN and EPAN do not.
+    constexpr aarch64_controls all{true, true, true};
+    CHECK(walk_to(el2, 1, 0x8000'0443, 0x1010, fetches_it, all).ended.fault == fault_kind::protection);
+    CHECK(walk_to(el2, 1, 0x8000'0443, 0x1010, reads, all).ended);
+    // XNTable and APTable[1] of the tables above.
+    CHECK(walk_to(el2, 1, 0x8000'0443, 0x1010, fetches_it, {}, word{1} << 60).ended.fault == fault_kind::protection);
+    CHECK(walk_to(el2, 1, 0x8000'0443, 0x1010, writes_it, {}, word{1} << 62).ended.fault == fault_kind::protection);
+    CHECK(walk_to(el2, 1, 0x8000'0443, 0x1010, writes_it, {}, word{5} << 59).ended);  // ignored
+    CHECK(walk_to(el2, 1, 0x8000'0443, 0x1010, reads, {}, word{0xf} << 59).ended);
+}
+
+TEST_CASE("EPAN: EL1 does not reach what EL0 may execute alone")
+{
+    constexpr word hidden = 0x0020'0000'8000'0783;  // executable at EL0, readable at EL1
+    CHECK(walk_to(first, 1, hidden, 0x1000, reads, {.privileged_never = true}).ended);
+    CHECK_FALSE(
+        walk_to(first, 1, hidden, 0x1000, reads, {.privileged_never = true, .enhanced_privileged_never = true}).ended);
+    CHECK(walk_to(first, 1, hidden, 0x1000, reads, {.enhanced_privileged_never = true}).ended);
+}
+
+TEST_CASE("registers: granules, sizes, what the CPU has")
+{
+    constexpr aarch64_cpu cpu{.physical_bits = 44, .bbm = 1};
+    // T0SZ 16, 4 Kbytes, IPS 5 of a CPU with 44 bits, HA, HD; the upper half by 16 Kbytes and T1SZ 25, HPD1.
+    constexpr word tcr = 16 | word{25} << 16 | word{1} << 30 | word{5} << 32 | word{3} << 39 | word{1} << 42;
+    constexpr auto lower = read_tcr_el1(tcr, false, cpu);
+    static_assert(lower && lower.features == aarch64_stage1_features{.physical_bits = 44, .bbm = 1});
+    constexpr auto upper_half = read_tcr_el1(tcr, true, cpu);
+    static_assert(upper_half && upper_half.features == aarch64_stage1_features{.granule = 14,
+                                                                               .input_bits = 39,
+                                                                               .physical_bits = 44,
+                                                                               .hierarchical = false,
+                                                                               .upper_half = true,
+                                                                               .bbm = 1});
+    using enum aarch64_register_error;
+    CHECK(read_tcr_el1(tcr | 3 << 14, false, cpu).error == granule);
+    CHECK(read_tcr_el1(tcr | 2 << 14, false, {.granule_16k = false}).error == granule);
+    CHECK(read_tcr_el1(tcr | 2 << 14, false, {.granule_16k = true}).error == none);
+    CHECK(read_tcr_el1(tcr & ~word{63}, false, cpu).error == input_size);
+    CHECK(read_tcr_el1((tcr & ~word{63}) | 49, false, cpu).error == input_size);
+    CHECK(read_tcr_el1((tcr & ~word{63}) | 40, false, {.small_tables = false}).error == input_size);
+    CHECK(read_tcr_el1((tcr & ~word{63}) | 40, false, cpu).error == none);
+    // DS counts where the CPU has it.
+    CHECK(read_tcr_el1((tcr & ~word{63}) | 12 | word{1} << 59, false, cpu).error == input_size);
+    CHECK(read_tcr_el1((tcr & ~word{63}) | 12 | word{1} << 59, false, {.lpa2 = true}).features.input_bits == 52);
+    // Without FEAT_HAFDBS hardware sets neither.
+    CHECK_FALSE(read_tcr_el1(tcr, false, {.hardware_access = false}).features.access_flag);
+    CHECK_FALSE(read_tcr_el1(tcr, false, {.hardware_dirty = false}).features.dirty_state);
+    // HD without HA counts for nothing.
+    CHECK_FALSE(read_tcr_el1(tcr & ~(word{1} << 39), false, cpu).features.dirty_state);
+    constexpr auto el2 = read_tcr_el2(24 | 2 << 16 | word{1} << 21 | word{1} << 24, cpu);
+    static_assert(
+        el2 && el2.features ==
+                   aarch64_el2_features{
+                       .input_bits = 40, .physical_bits = 40, .dirty_state = false, .hierarchical = false, .bbm = 1});
+    // 40 bits from level 1, two tables side by side: as hypervisors boot.
+    constexpr auto vtcr = read_vtcr_el2(24 | 1 << 6 | 2 << 16 | word{3} << 21, cpu);
+    static_assert(vtcr && vtcr.features ==
+                              aarch64_stage2_features{.levels = 3, .input_bits = 40, .physical_bits = 40, .bbm = 1});
+    CHECK(read_vtcr_el2(24 | 2 << 6 | 2 << 16, cpu).error == none);
+    CHECK(read_vtcr_el2(24 | 2 << 6 | 2 << 16, {.physical_bits = 40}).error == start_level);
+    CHECK(read_vtcr_el2(20 | 0 << 6 | 2 << 16, cpu).error == start_size);
+    CHECK(read_vtcr_el2(34 | 1 << 6 | 2 << 16, cpu).error == start_size);
+    CHECK(read_vtcr_el2(16 | 2 << 6 | 2 << 16, cpu).error == input_size);  // more than PARange
+    CHECK(read_vtcr_el2(24 | 3 << 6 | 1 << 14, cpu).error == start_level);
+    CHECK(read_vtcr_el2(12 | word{1} << 33 | word{1} << 32 | 6 << 16, {.physical_bits = 52, .lpa2 = true})
+              .features.levels == 5);
+    // Roots: the table's size, at least 64 bytes; bits 51:48 in bits 5:2.
+    CHECK(aarch64_root(0x0123'0000'8000'0fff, lower.features) == 0x8000'0000);
+    CHECK(aarch64_root(0x0001'0000'4000'3fff, vtcr.features) == 0x4000'2000);
+    CHECK(aarch64_root(
+              0x8000'003c,
+              aarch64_stage1_features{.granule = 16, .input_bits = 43, .physical_bits = 52, .large_addresses = true}) ==
+          0x000f'0000'8000'0000);
+    // ASID and CnP are no address. A CPU of 40 bits has no level 0.
+    CHECK(aarch64_root(0x0005'0000'4000'1001, aarch64_stage1_features{}) == 0x4000'1000);
+    CHECK(read_vtcr_el2(0x8002'3590, {.physical_bits = 40}).error != none);
+    CHECK(read_vtcr_el2(0x8002'3558, {.physical_bits = 40}).error == none);
+    CHECK(std::string(name(start_size)) == "the start level does not match the size of addresses");
+}
+
+TEST_CASE("aborts, and the way back from them")
+{
+    // Stage 1's page under stage 2, which does not map it.
+    constexpr word stage2_root = 0x10'0000;
+    walking::arena memory(stage2_root, 16);
+    const auto go = [&](const aarch64_access& a) {
+        return nested_walk(first, 0, second, stage2_root, 0x1234, a, {}, memory);
     };
-    constexpr word upper_slot = top + word{4} * 0xfed;
-    constexpr word lower_slot = below + word{4} * 0xcb;
-    CHECK(walked().fault == fault_kind::not_present);
-    put(upper_slot, 0x4'0000);  // software's: only bits 1:0 make an entry present
-    CHECK(walked().fault == fault_kind::not_present);
-    CHECK(walked().broken == rule::none);
-    put(upper_slot, 0x3);
-    CHECK(walked().fault == fault_kind::not_present);
-    CHECK(walked().broken == rule::no_such_kind);
+    const auto told = [](const aarch64_abort& t, unsigned exception) {
+        using fields = aarch64_syndrome_fields;
+        const word esr = fields::exception_class(exception) | fields::status(t.status) |
+                         fields::write(t.write ? 1 : 0) | fields::stage1_walk(t.stage1_walk ? 1 : 0);
+        return told_by(esr, t.hpfar, exception % 2 == 0);
+    };
+    auto r = go(writes_it);
+    aarch64_abort t = abort_of(r, 0x1234, writes_it, first, second);
+    CHECK(t == aarch64_abort{.status = 4,
+                             .write = false,
+                             .stage2 = true,
+                             .stage1_walk = true,
+                             .address = 0x1234,
+                             .hpfar = 0,
+                             .exists = true});
+    aarch64_told back = told(t, 0x24);
+    CHECK(back.fault == fault_kind::not_present);
+    CHECK(back.level == 0);
+    CHECK(back.refused == aarch64_access{.stage1_walk = true});
+    CHECK(back.address_known);
+    CHECK(back.guest_physical == 0);
 
-    put(upper_slot, 0x1230'0402 | 0x800);
-    CHECK(walked({action::write, true}).address == 0x123c'ba98);
-    CHECK(walked().page_shift == 20);
-    put(upper_slot, 0x1204'0402 | 0x8000);
-    CHECK(walked().address == 0x12dc'ba98);
-    CHECK(walked().page_shift == 24);
-    CHECK(walked().level == 2);
-    CHECK(walked(writes_it).fault == fault_kind::protection);
-    CHECK(walked({action::read, true}).fault == fault_kind::protection);
-    CHECK(walked(fetches_it).fault == fault_kind::none);
+    // Without stage 1: the access itself.
+    const auto alone = nested_walk(unpaged{}, 0, second, stage2_root, 0x12'3456, writes_it, {{}, {}}, memory);
+    t = abort_of(alone, 0x12'3456, writes_it, unpaged{}, second);
+    CHECK(t.write);
+    CHECK(t.hpfar == 0x1230);
+    back = told(t, 0x24);
+    CHECK(back.refused == aarch64_access{.what = aarch64_operation::write, .user = true});
+    CHECK(back.guest_physical == 0x12'3000);
+    CHECK(told(t, 0x20).refused.what == aarch64_operation::fetch);
+    CHECK_FALSE(told(t, 0x16));  // a hypervisor call
 
-    put(upper_slot, below | 0x1e1);
-    CHECK(walked().fault == fault_kind::not_present);
-    CHECK(walked().level == 1);
-    put(lower_slot, 0x1234'5032);
-    CHECK(walked({action::write, true}).address == 0x1234'5a98);
-    CHECK(walked().page_shift == 12);
-    CHECK(walked().path[1].slot_address == lower_slot);
-    put(lower_slot, 0x1234'5033);
-    CHECK(walked(fetches_it).fault == fault_kind::protection);
-    put(lower_slot, 0x1234'0031);  // a run of 64 Kbytes: all of its entries have its address
-    CHECK(walked().address == 0x1234'ba98);
-    CHECK(walked().page_shift == 16);
-    put(lower_slot, 0x1234'8231);
-    CHECK(walked(writes_it).fault == fault_kind::protection);
-    CHECK(walked(fetches_it).fault == fault_kind::protection);
+    // A permission fault of stage 2 has no address.
+    CHECK_FALSE(told_by(word{0x24} << 26 | 0x0f, 0x1230).address_known);
+    CHECK(told_by(word{0x24} << 26 | 0x8f, 0x1230).guest_physical == 0x12'3000);
+    // Level -1, and statuses of no walk.
+    CHECK(told_by(word{0x25} << 26 | 0x2b, 0).level == -1);
+    CHECK(told_by(word{0x25} << 26 | 0x29, 0).fault == fault_kind::address_size);
+    CHECK(told_by(word{0x25} << 26 | 0x13, 0).fault == fault_kind::memory_absent);
+    for (const unsigned other : {0x10U, 0x18U, 0x21U, 0x30U, 0x2aU}) CHECK_FALSE(told_by(word{0x24} << 26 | other, 0));
+}
 
-    CHECK_FALSE(present(0x4'0000, classic));
-    CHECK(check_absent(0xffff'fffc, classic) == absent_error::none);
-    std::uint32_t slot = 0x1234'5032;
-    CHECK(unmap(slot, classic, 0x4'0000) == 0x1234'5032);
-    CHECK(slot == 0x4'0000);
+TEST_CASE("entries in words count levels as the manual does")
+{
+    constexpr auto low =
+        aarch64_stage1<aarch64_stage1_features{.input_bits = 52, .physical_bits = 52, .large_addresses = true}>;
+    char line[160];
+    static_cast<void>(describe(0x4000'1003, 5, low, line));
+    CHECK(std::string(line).starts_with("L-1->L0 table "));
+    static_cast<void>(describe(0x4000'1003, 2, low, line));
+    CHECK(std::string(line).starts_with("L2->L3 table "));
 }
