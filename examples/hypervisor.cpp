@@ -2,9 +2,9 @@
 // hypervisor: vCPUs that use guest memory while the host ages, logs and takes pages away.
 //
 // The MMU half, hypervisor_mmu.hpp, is what a kernel would have. Here is the rest, as
-// threads: the vCPUs with their TLBs, a reclaimer, a logger that copies written pages as
-// live migration does, and a zapper. At the end of each round the copy must be what the
-// guest wrote, page for page, and every entry in order.
+// threads: the vCPUs with their TLBs, a device that writes memory through an IOMMU, a reclaimer, a
+// logger that copies written pages as live migration does, and a zapper. At the end of each round the
+// copy must be what the guest and its device wrote, page for page, and every entry in order.
 #include "hypervisor_mmu.hpp"
 
 #include <array>
@@ -23,9 +23,12 @@
 #include <thread>
 #include <vector>
 
+#include <ptebits/amdvi.hpp>
 #include <ptebits/formats/ept.hpp>
 #include <ptebits/formats/npt.hpp>
+#include <ptebits/map.hpp>
 #include <ptebits/visit.hpp>
+#include <ptebits/vtd.hpp>
 
 #include "progress.hpp"
 
@@ -39,15 +42,21 @@ constexpr auto ept_with_flags = ept<ept_features{.accessed_dirty = true}>;
 constexpr auto ept_without_flags = ept<ept_features{.accessed_dirty = false}>;
 constexpr auto nested = npt<npt_features{}>;
 
+// The devices' tables on the same machines.
+constexpr auto vtd_with_flags = vtd_second<vtd_second_features{.scalable = true, .accessed_dirty = true}>;
+constexpr auto vtd_without_flags = vtd_second<vtd_second_features{}>;
+constexpr auto amdvi = amdvi_host<amdvi_host_features{.accessed_bits = true, .dirty_bits = true}>;
+
 constexpr unsigned vcpu_count = 2;
+constexpr unsigned device_pages = 16;  // the guest's first ones
 constexpr unsigned max_host_pages = mmu_limits{}.host_pages;
 
 std::mutex mmu_mutex;
 
-// In place of the interrupt that flushes the TLBs: a vCPU that enters the guest takes note
-// of the generation, and drops its translations if it is not the one that it knows.
+// In place of the interrupt that flushes the TLBs: who uses translations takes note of the
+// generation first, and drops them if it is not the one that it knows. So do vCPUs, and the device.
 std::atomic<std::uint64_t> generation = 1;
-std::atomic<std::uint64_t> in_guest[vcpu_count];  // the generation a vCPU entered with; 0: not in the guest
+std::atomic<std::uint64_t> in_use[vcpu_count + 1];  // the generation that one began with; 0: it uses none
 
 }  // namespace
 
@@ -57,8 +66,8 @@ void unlock_mmu() noexcept { mmu_mutex.unlock(); }
 void flush_tlbs() noexcept
 {
     const std::uint64_t wanted = generation.fetch_add(1) + 1;
-    for (const auto& vcpu : in_guest) {
-        for (std::uint64_t entered = vcpu; entered != 0 && entered < wanted; entered = vcpu) {
+    for (const auto& user : in_use) {
+        for (std::uint64_t entered = user; entered != 0 && entered < wanted; entered = user) {
             std::this_thread::yield();
         }
     }
@@ -92,19 +101,138 @@ private:
     std::array<std::uint64_t, max_host_pages> pages_{};
 };
 
+/// A TLB's place among those that a flush waits for.
+class tlb_user {
+public:
+    explicit tlb_user(unsigned number) : inside_(in_use[number]) {}
+
+    /// From now on a flush waits. Returns whether there was one since the last time: translations are to be dropped.
+    [[nodiscard]] bool begin()
+    {
+        // Anew where a flush came between the look and the mark: it may not have seen the mark.
+        std::uint64_t now = 0;
+        do {
+            now = generation;
+            inside_ = now;
+        } while (generation != now);
+        const bool flushed = now != known_;
+        known_ = now;
+        return flushed;
+    }
+    void end() { inside_ = 0; }
+
+private:
+    std::atomic<std::uint64_t>& inside_;
+    std::uint64_t known_ = 0;
+};
+
+/// A device that reads and writes the guest's first pages, through tables of its own in an IOMMU. A device does not
+/// wait for a fault: its pages are mapped from the start, and stay. Where its tables have D the dirty log asks them;
+/// else each of its pages may have been written.
+template <auto Format>
+class dma_device {
+public:
+    static constexpr unsigned page_shift = Format->shape().page_shift(1);
+    static constexpr bool logs = Format->dirty.exists();
+
+    explicit dma_device(host_memory& memory) : memory_(memory)
+    {
+        flush_list_of<> nothing_live;
+        // Small pages alone, so that the log tells them apart.
+        const map_options small{.page_sizes = std::uint64_t{1} << page_shift};
+        ready_ = clear_root(tree_) == tree_end::done && map(tree_, all, 0, {}, nothing_live, small);
+    }
+
+    void use(std::uint64_t page, operation what)
+    {
+        if (user_.begin()) known_.fill({});
+        const bool writes_it = what == operation::write;
+        translation& known = known_[page];
+        if (!known.valid || (writes_it && !known.for_writes)) {
+            const walk_result r = walk(Format, tree_.root, page << page_shift, {.what = what}, {}, pool_);
+            refused += !r;
+            known = {bool{r}, writes_it, r.address >> page_shift};
+            if constexpr (logs) dirty_set += writes_it && !dirty(r.last_entry(), Format);
+        }
+        if (known.valid && writes_it) {
+            memory_.guest_write(known.host_page);
+            ++writes[known.host_page];
+        }
+        user_.end();
+        ++accesses;
+    }
+
+    /// Calls with each host page that may have been written since the last harvest. When this returns, a further
+    /// write shows in the next one.
+    template <class Call>
+    void harvest(Call call)
+    {
+        if constexpr (logs) {
+            std::array<bool, device_pages> written{};
+            harvested += harvest_range(Format, tree_.root, all, pool_, [&](std::uint64_t address, std::uint64_t) {
+                             written[address >> page_shift] = true;
+                         }).pages;
+            flush_tlbs();
+            for (std::uint64_t page = 0; page < device_pages; ++page) {
+                if (written[page]) call(page);
+            }
+        } else {
+            for (std::uint64_t page = 0; page < device_pages; ++page) call(page);
+        }
+    }
+
+    /// Entries with D. No thread uses the device.
+    [[nodiscard]] std::uint64_t dirty_entries()
+    {
+        std::uint64_t n = 0;
+        visit(Format, tree_.root, {}, pool_, [&](const auto& e) {
+            if (e.level == 1) n += (e.entry & Format->dirty.mask()) != 0;
+            return visit_next::into;
+        });
+        return n;
+    }
+    [[nodiscard]] bool ready() const { return ready_; }
+
+    std::uint64_t accesses = 0;
+    std::uint64_t refused = 0;
+    std::uint64_t writes[device_pages] = {};
+    std::uint64_t dirty_set = 0;  // by its walks
+    std::uint64_t harvested = 0;
+
+private:
+    static constexpr inclusive_range all{0, (std::uint64_t{device_pages} << page_shift) - 1};
+    static constexpr unsigned table_count = 8;
+    using pool = table_pool<Format, table_count>;
+    using word = typename pool::word;
+
+    struct translation {
+        bool valid = false;
+        bool for_writes = false;  // allowed, and D is set
+        std::uint64_t host_page = 0;
+    };
+
+    alignas(pool::table_bytes) std::array<word, table_count * pool::table_bytes / sizeof(word)> tables_{};
+    pool pool_{tables_.data(), std::uint64_t{max_host_pages} << page_shift};
+    tree<decltype(Format), pool&, pool&> tree_{Format, *pool_.allocate(Format->shape().levels), pool_, pool_};
+    host_memory& memory_;
+    tlb_user user_{vcpu_count};
+    std::array<translation, device_pages> known_{};
+    bool ready_ = false;
+};
+
 /// A virtual CPU: reaches memory through the library's walk, with a small TLB in front.
 template <class Mmu>
 class vcpu {
 public:
-    vcpu(unsigned id, Mmu& m, host_memory& memory) : mmu_(m), memory_(memory), inside_(in_guest[id]) {}
+    vcpu(unsigned id, Mmu& m, host_memory& memory) : mmu_(m), memory_(memory), user_(id) {}
 
     /// One access of the guest: repeated, as an instruction is, until no fault comes between.
     void use(std::uint64_t guest_physical, operation what)
     {
         for (;;) {
-            enter();
+            if (user_.begin()) tlb_.fill({});
             const bool done = try_once(guest_physical, what);
-            inside_ = 0;
+            user_.end();
             if (done) break;
 
             const fault_outcome outcome = mmu_.fault(guest_physical, {.what = what});
@@ -128,18 +256,6 @@ private:
         std::uint64_t host_page = 0;
         bool for_writes = false;  // allowed, and D is set
     };
-
-    void enter()
-    {
-        // Anew where a flush came between the look and the mark: it may not have seen the mark.
-        std::uint64_t now = 0;
-        do {
-            now = generation;
-            inside_ = now;
-        } while (generation != now);
-        if (now != tlb_generation_) tlb_.fill({});
-        tlb_generation_ = now;
-    }
 
     bool try_once(std::uint64_t guest_physical, operation what)
     {
@@ -169,13 +285,12 @@ private:
 
     Mmu& mmu_;
     host_memory& memory_;
-    std::atomic<std::uint64_t>& inside_;
-    std::uint64_t tlb_generation_ = 0;
+    tlb_user user_;
     std::array<translation, 32> tlb_{};
 };
 
-/// A guest and its host.
-template <class Mmu>
+/// A guest with a device, and its host.
+template <class Mmu, auto Iommu>
 class machine {
 public:
     machine()
@@ -192,6 +307,7 @@ public:
         stop_ = false;
         std::vector<std::thread> threads;
         for (auto& cpu : vcpus_) threads.emplace_back([&] { run_guest(cpu); });
+        threads.emplace_back([&] { run_device(); });
         threads.emplace_back([&] { reclaim(); });
         threads.emplace_back([&] { log(); });
         threads.emplace_back([&] { zap(); });
@@ -222,7 +338,18 @@ private:
         }
     }
 
-    // Ages all pages again and again; of those found old one a pass is swapped out.
+    void run_device()
+    {
+        std::minstd_rand random(seed_++);
+        while (!stop_) {
+            for (unsigned n = 0; n < 64; ++n) {
+                device_.use(random() / 16 % device_pages, random() / 16 % 4 == 0 ? operation::read : operation::write);
+            }
+            std::this_thread::yield();
+        }
+    }
+
+    // Ages all pages again and again; of those found old one a pass is swapped out. The device's stay.
     void reclaim()
     {
         std::uint64_t next = 0;
@@ -232,7 +359,7 @@ private:
                 const std::uint64_t page = next++ % host_pages;
                 if (mmu_->age(page)) {
                     ++young_;
-                } else if (++old_; !reclaimed && !mmu_->test_young(page)) {
+                } else if (++old_; page >= device_pages && !reclaimed && !mmu_->test_young(page)) {
                     reclaimed = true;
                     swap(page);
                     next += 7;
@@ -261,6 +388,11 @@ private:
 
     void copy_written()
     {
+        device_.harvest([this](std::uint64_t host_page) {
+            const std::lock_guard guard(memory_.lock);
+            copy_[host_page] = memory_.read(host_page);
+            ++copied_for_device_;
+        });
         for (unsigned i = 0; i < mmu_->memory_slots(); ++i) {
             const auto written = mmu_->harvest(i);
             const std::lock_guard guard(memory_.lock);
@@ -291,6 +423,7 @@ private:
     std::unique_ptr<Mmu> mmu_ =
         std::make_unique<Mmu>(mmu_place<word>{.tables = tables_.data(), .tables_physical = tables_physical});
     host_memory memory_;
+    dma_device<Iommu> device_{memory_};
     std::array<std::uint64_t, max_host_pages> copy_{};  // of all pages, as migration would have sent them
     std::array<vcpu<Mmu>, vcpu_count> vcpus_{vcpu<Mmu>{0, *mmu_, memory_}, vcpu<Mmu>{1, *mmu_, memory_}};
     std::atomic<bool> stop_ = false;
@@ -302,11 +435,12 @@ private:
     std::uint64_t swapped_ = 0;
     std::uint64_t unmapped_ = 0;
     std::uint64_t copied_ = 0;
+    std::uint64_t copied_for_device_ = 0;
     std::uint64_t zapped_ = 0;
 };
 
-template <class Mmu>
-bool machine<Mmu>::check()
+template <class Mmu, auto Iommu>
+bool machine<Mmu, Iommu>::check()
 {
     constexpr auto format = Mmu::format;
     unsigned lost = 0;
@@ -319,6 +453,7 @@ bool machine<Mmu>::check()
     for (std::uint64_t page = 0; page < host_pages; ++page) {
         std::uint64_t writes = 0;
         for (const auto& cpu : vcpus_) writes += cpu.writes[page];
+        if (page < device_pages) writes += device_.writes[page];
         expect(memory_.read(page) == writes, "a write to memory", page);
         expect(copy_[page] == writes, "a written page is not in the dirty log", page);
     }
@@ -372,6 +507,10 @@ bool machine<Mmu>::check()
         expect(cpu.outcomes[static_cast<unsigned>(fault_outcome::misconfigured)] == 0, "a legal entry");
     }
     expect(made == entries + zapped_ + unmapped_, "a mapping");
+    expect(device_.ready() && device_.refused == 0, "a mapping of the device");
+    if constexpr (dma_device<Iommu>::logs) {
+        expect(device_.dirty_set == device_.harvested + device_.dirty_entries(), "a dirty bit of the device");
+    }
     if constexpr (format->dirty.exists()) {
         const mmu_statistics& gone = mmu_->statistics();
         expect(accessed_set == gone.aged + gone.zapped_young + young_entries, "an accessed bit");
@@ -380,8 +519,8 @@ bool machine<Mmu>::check()
     return lost == 0;
 }
 
-template <class Mmu>
-void machine<Mmu>::report() const
+template <class Mmu, auto Iommu>
+void machine<Mmu, Iommu>::report() const
 {
     std::uint64_t accesses = 0;
     std::uint64_t outcomes[fault_outcomes] = {};
@@ -398,19 +537,23 @@ void machine<Mmu>::report() const
               << more << "  " << faults(fault_outcome::retry) << " accesses tried again: another thread was there\n"
               << more << "  " << faults(fault_outcome::no_memory_slot) << " accesses to devices\n"
               << more << "  " << faults(fault_outcome::read_only) << " writes to ROM\n"
+              << "  the device        " << device_.accesses << " accesses to memory\n"
               << "  the reclaimer     " << young_ << " times a page was young: used since it was last asked\n"
               << more << old_ << " times a page was old\n"
               << more << swapped_ << " pages swapped out\n"
               << "  the dirty log     " << copied_ << " written pages found and copied\n"
+              << more << copied_for_device_
+              << (dma_device<Iommu>::logs ? " that the device's tables told of\n"
+                                          : " of the device's, which may have been written\n")
               << "  the zapper        " << zapped_ << " mappings taken away\n"
               << "  checked in all " << rounds_ << " rounds, every page, entry and count: nothing lost\n";
 }
 
-template <auto Format>
+template <auto Format, auto Iommu>
 bool run(const char* title, std::chrono::milliseconds length)
 {
     std::cout << title << '\n' << std::flush;
-    machine<mmu<Format>> m;
+    machine<mmu<Format>, Iommu> m;
     progress line;
     const auto end = std::chrono::steady_clock::now() + length;
     do {
@@ -426,8 +569,9 @@ bool run(const char* title, std::chrono::milliseconds length)
 constexpr std::string_view usage =
     "usage: hypervisor [--seconds N] [--flags on|off]\n"
     "\n"
-    "Runs vCPUs, a reclaimer, a dirty logger and a zapper on one shadow MMU for N seconds (1):\n"
-    "with accessed and dirty bits, by EPT and by NPT; by EPT without them; or all in turn (the default).\n"
+    "Runs vCPUs, a device, a reclaimer, a dirty logger and a zapper on one shadow MMU for N seconds (1):\n"
+    "with accessed and dirty bits, by EPT and VT-d, and by NPT and AMD-Vi; by EPT and VT-d without them;\n"
+    "or all in turn (the default).\n"
     "\n"
     "Exit status: 0, 1 if anything was lost, or 2 if the command line is wrong.\n";
 
@@ -464,9 +608,11 @@ int start(const std::vector<std::string>& words)
         }
     }
     const std::chrono::milliseconds length(1000 * seconds / (on && off ? 3 : on ? 2 : 1));
-    if (on && !run<ept_with_flags>("EPT with accessed and dirty bits", length)) return 1;
-    if (on && !run<nested>("NPT", length)) return 1;
-    if (off && !run<ept_without_flags>("EPT without them: access tracking, write protection", length)) return 1;
+    if (on && !run<ept_with_flags, vtd_with_flags>("EPT and VT-d with accessed and dirty bits", length)) return 1;
+    if (on && !run<nested, amdvi>("NPT and AMD-Vi", length)) return 1;
+    if (off && !run<ept_without_flags, vtd_without_flags>(
+                   "EPT and VT-d without them: access tracking, write protection", length))
+        return 1;
     return 0;
 }
 
