@@ -308,8 +308,6 @@ public:
     {
         if constexpr (requires { Description::caches_absent(features_); }) {
             return Description::caches_absent(features_);
-        } else if constexpr (requires { Description::caches_absent(row_features<Description>(features_)); }) {
-            return Description::caches_absent(row_features<Description>(features_));
         } else {
             return false;
         }

@@ -96,7 +96,7 @@ struct riscv_description {
     {
         return f.svadu ? accessed_setter::hardware : accessed_setter::fault;
     }
-    static constexpr bool caches_absent(const features& f) { return !f.svvptc; }
+    static constexpr bool caches_absent(const auto& f) { return !f.svvptc; }
     static constexpr unsigned type_number(auto t)  // PBMT of a memory_type; 3 is none
     {
         return t == decltype(t)::wb ? 0 : t == decltype(t)::wc ? 1 : t == decltype(t)::uc ? 2 : 3;
