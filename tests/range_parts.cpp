@@ -179,7 +179,7 @@ private:
     {
         const shape& s = format_->shape();
         const layout& l = format_->layout_at(level, kind::run);
-        const unsigned more = static_cast<unsigned>(1 + dice_.below(4));
+        const auto more = static_cast<unsigned>(1 + dice_.below(4));
         const std::size_t copies = std::size_t{1} << more;
         const std::size_t first = i & ~(copies - 1);
         if (first < free) return free;
