@@ -121,11 +121,15 @@ TEST_CASE("random operations on ordinary entries and EPT")
     explore<std::uint64_t, true>(format_for(shadow_features{}), 25);
     explore<std::uint64_t, true>(ept<ept_features{}>, 25);
 }
-TEST_CASE("random operations on the tests' own formats")
+TEST_CASE("random operations on the formats of other machines")
 {
     explore<std::uint64_t, true>(
         format_for(amdvi_host_features{.levels = 6, .accessed_bits = true, .dirty_bits = true}), 25);
     explore<std::uint64_t, true>(format_for(amdvi_host_features{.levels = 3}), 25);
+    explore<std::uint64_t, true>(format_for(vtd_second_features{.scalable = true, .accessed_dirty = true}), 25);
+    explore<std::uint64_t, true>(format_for(vtd_second_features{.levels = 3, .caching_mode = true}), 25);
+    explore<std::uint64_t, true>(
+        format_for(aarch64_stage2_features{.levels = 3, .input_bits = 40, .dirty_state = false}), 25);
     explore<std::uint64_t, true>(format_for(aarch64_stage1_features{.dirty_state = false}), 25);
     explore<std::uint64_t, true>(
         format_for(aarch64_stage1_features{.input_bits = 39, .dirty_state = false, .upper_half = true}), 25);
