@@ -132,7 +132,6 @@ struct feature {
         {"hierarchical", &f::hierarchical},
         {"large_addresses", &f::large_addresses},
         {"upper_half", &f::upper_half},
-        {"bbm", &f::bbm},
     };
     return all;
 }
@@ -149,7 +148,6 @@ struct feature {
         {"dirty_state", &f::dirty_state},
         {"hierarchical", &f::hierarchical},
         {"large_addresses", &f::large_addresses},
-        {"bbm", &f::bbm},
     };
     return all;
 }
@@ -167,7 +165,6 @@ struct feature {
         {"dirty_state", &f::dirty_state},
         {"execute_by_level", &f::execute_by_level},
         {"large_addresses", &f::large_addresses},
-        {"bbm", &f::bbm},
     };
     return all;
 }

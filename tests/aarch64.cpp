@@ -605,18 +605,17 @@ TEST_CASE("EPAN: EL1 does not reach what EL0 may execute alone")
 
 TEST_CASE("registers: granules, sizes, what the CPU has")
 {
-    constexpr aarch64_cpu cpu{.physical_bits = 44, .bbm = 1};
+    constexpr aarch64_cpu cpu{.physical_bits = 44};
     // T0SZ 16, 4 Kbytes, IPS 5 of a CPU with 44 bits, HA, HD; the upper half by 16 Kbytes and T1SZ 25, HPD1.
     constexpr word tcr = 16 | word{25} << 16 | word{1} << 30 | word{5} << 32 | word{3} << 39 | word{1} << 42;
     constexpr auto lower = read_tcr_el1(tcr, false, cpu);
-    static_assert(lower && lower.features == aarch64_stage1_features{.physical_bits = 44, .bbm = 1});
+    static_assert(lower && lower.features == aarch64_stage1_features{.physical_bits = 44});
     constexpr auto upper_half = read_tcr_el1(tcr, true, cpu);
     static_assert(upper_half && upper_half.features == aarch64_stage1_features{.granule = 14,
                                                                                .input_bits = 39,
                                                                                .physical_bits = 44,
                                                                                .hierarchical = false,
-                                                                               .upper_half = true,
-                                                                               .bbm = 1});
+                                                                               .upper_half = true});
     using enum aarch64_register_error;
     CHECK(read_tcr_el1(tcr | 3 << 14, false, cpu).error == granule);
     CHECK(read_tcr_el1(tcr | 2 << 14, false, {.granule_16k = false}).error == granule);
@@ -634,14 +633,12 @@ TEST_CASE("registers: granules, sizes, what the CPU has")
     // HD without HA counts for nothing.
     CHECK_FALSE(read_tcr_el1(tcr & ~(word{1} << 39), false, cpu).features.dirty_state);
     constexpr auto el2 = read_tcr_el2(24 | 2 << 16 | word{1} << 21 | word{1} << 24, cpu);
-    static_assert(
-        el2 && el2.features ==
-                   aarch64_el2_features{
-                       .input_bits = 40, .physical_bits = 40, .dirty_state = false, .hierarchical = false, .bbm = 1});
+    static_assert(el2 && el2.features ==
+                             aarch64_el2_features{
+                                 .input_bits = 40, .physical_bits = 40, .dirty_state = false, .hierarchical = false});
     // 40 bits from level 1, two tables side by side: as hypervisors boot.
     constexpr auto vtcr = read_vtcr_el2(24 | 1 << 6 | 2 << 16 | word{3} << 21, cpu);
-    static_assert(vtcr && vtcr.features ==
-                              aarch64_stage2_features{.levels = 3, .input_bits = 40, .physical_bits = 40, .bbm = 1});
+    static_assert(vtcr && vtcr.features == aarch64_stage2_features{.levels = 3, .input_bits = 40, .physical_bits = 40});
     CHECK(read_vtcr_el2(24 | 2 << 6 | 2 << 16, cpu).error == none);
     CHECK(read_vtcr_el2(24 | 2 << 6 | 2 << 16, {.physical_bits = 40}).error == start_level);
     CHECK(read_vtcr_el2(20 | 0 << 6 | 2 << 16, cpu).error == start_size);

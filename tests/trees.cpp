@@ -168,8 +168,12 @@ public:
         if (meanwhile) meanwhile(slot);
     }
     void after(void*, word, word) override { ++stores; }
-    void published(Word*, word) override {}
-    void flush_now(const flush_item&) override { stores_at_flush.push_back(stores); }
+    void published(Word*, word) override { stores_published = stores; }
+    void flush_now(const flush_item&) override
+    {
+        stores_at_flush.push_back(stores);
+        unpublished_at_flush += stores - stores_published;
+    }
 
     tree_result map(word first, word last, word physical, const map_options& how = {}, const permissions& p = {})
     {
@@ -226,6 +230,8 @@ public:
     std::vector<taken_page> seen;
     std::function<void(void*)> meanwhile;  ///< before each store
     unsigned stores = 0;
+    unsigned stores_published = 0;
+    unsigned unpublished_at_flush = 0;
     std::vector<unsigned> stores_at_flush;
 };
 
@@ -733,6 +739,21 @@ TEST_CASE("a run whose dirty state is the write permission keeps it, of any of i
     REQUIRE(b.seen.size() == 1);
     CHECK(dirty(b.seen[0].entry, format));
     CHECK(address_of(b.seen[0].entry, 1, format) == 0x10'0000);
+    CHECK(b.ends_well());
+}
+
+TEST_CASE("pages that were protected are published before a run behind them is flushed")
+{
+    constexpr auto format = aarch64_stage1<aarch64_stage1_features{.dirty_state = false}>;
+    constexpr permissions kernels{.execute = false, .user = false};
+    bare<std::remove_const_t<decltype(format)>, word, true> b(format);
+    REQUIRE(b.map(0, 64 * kibi - 1, 0x10'0000, {.page_sizes = sizes(4 * kibi)}, kernels));
+    REQUIRE(b.map(64 * kibi, 128 * kibi - 1, 0x11'0000, {}, kernels));
+    REQUIRE(b.at(60 * kibi).shift == 12);
+    REQUIRE(b.at(64 * kibi).shift == 16);
+    CHECK(b.protect(0, 128 * kibi - 1, {.write = false, .execute = false, .user = false}).pages == 17);
+    CHECK(b.stores_at_flush.size() == 1);
+    CHECK(b.unpublished_at_flush == 0);
     CHECK(b.ends_well());
 }
 

@@ -20,7 +20,6 @@ struct aarch64_cpu {
     bool hardware_access = true;   ///< FEAT_HAFDBS: HA counts
     bool hardware_dirty = true;    ///< and HD
     bool execute_by_level = true;  ///< FEAT_XNX
-    unsigned bbm = 0;              ///< FEAT_BBM
     [[nodiscard]] constexpr bool operator==(const aarch64_cpu&) const = default;
 };
 
@@ -113,7 +112,6 @@ constexpr void aarch64_take_sizes(aarch64_read<Features>& to, const aarch64_size
     to.features.large_addresses = s.large_addresses;
     to.features.access_flag = ha && cpu.hardware_access;
     to.features.dirty_state = to.features.access_flag && hd && cpu.hardware_dirty;
-    to.features.bbm = cpu.bbm;
 }
 
 inline constexpr std::uint8_t aarch64_tg0[] = {12, 16, 14, 0}, aarch64_tg1[] = {0, 14, 12, 16};

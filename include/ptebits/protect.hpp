@@ -235,7 +235,9 @@ private:
         const passed_slots passed = change_leaves<Word, Tree>(*this, f.slots + f.next, count, offset, level,
                                                               rights->at(level, kind::leaf), this->report_);
         if (passed.count == 0) return false;
-        if (passed.changed != 0) this->note_changed(f, f.next + passed.changed_first, f.next + passed.changed_last);
+        if (passed.changed != 0) {  // at once: a run that comes next may be flushed
+            this->publish(f.slots + f.next + passed.changed_first, passed.changed_last - passed.changed_first + 1);
+        }
         this->pass_by(f, passed.count);
         this->result_.pages += passed.changed;
         this->result_.bytes += passed.changed << this->dimensions().page_shift(level);

@@ -30,7 +30,6 @@ struct aarch64_stage1_features {
     bool hierarchical = true;      ///< not HPD0, HPD1: tables take rights away
     bool large_addresses = false;  ///< 64 Kbytes: FEAT_LPA and FEAT_LVA; else FEAT_LPA2, and DS is set
     bool upper_half = false;       ///< TTBR1: addresses begin with ones
-    unsigned bbm = 0;              ///< FEAT_BBM: with 2 a page may change its size without being absent
     [[nodiscard]] constexpr bool operator==(const aarch64_stage1_features&) const = default;
 };
 
@@ -45,7 +44,6 @@ struct aarch64_el2_features {
     bool dirty_state = true;
     bool hierarchical = true;
     bool large_addresses = false;
-    unsigned bbm = 0;
     [[nodiscard]] constexpr bool operator==(const aarch64_el2_features&) const = default;
 };
 
@@ -61,7 +59,6 @@ struct aarch64_stage2_features {
     bool dirty_state = true;
     bool execute_by_level = true;  ///< FEAT_XNX: XN[0] counts
     bool large_addresses = false;
-    unsigned bbm = 0;
     [[nodiscard]] constexpr bool operator==(const aarch64_stage2_features&) const = default;
 };
 
@@ -87,7 +84,6 @@ struct aarch64_features {
     bool hierarchical = true;
     bool execute_by_level = true;
     bool upper_half = false;
-    unsigned bbm = 0;
     [[nodiscard]] constexpr bool operator==(const aarch64_features&) const = default;
 
     [[nodiscard]] constexpr bool has_granule() const noexcept
@@ -113,8 +109,7 @@ struct aarch64_features {
                              .physical_bits = f.physical_bits,
                              .large_addresses = f.large_addresses,
                              .access_flag = f.access_flag,
-                             .dirty_state = f.dirty_state,
-                             .bbm = f.bbm};
+                             .dirty_state = f.dirty_state};
         if constexpr (requires { f.hierarchical; }) all.hierarchical = f.hierarchical;
         if constexpr (requires { f.upper_half; }) all.upper_half = f.upper_half;
         if constexpr (requires { f.execute_by_level; }) all.execute_by_level = f.execute_by_level;
@@ -278,7 +273,6 @@ struct aarch64_description {
         return f.access_flag ? accessed_setter::hardware : accessed_setter::fault;
     }
     static constexpr bool break_before_make(const features&) { return true; }
-    static constexpr bool break_before_resize(const features& f) { return f.bbm < 2; }
     static constexpr int manual_level(unsigned level, const auto&) { return 4 - static_cast<int>(level); }
 };
 
