@@ -8,6 +8,7 @@
 #include <functional>
 #include <ptebits/ptebits.hpp>
 #include <random>
+#include <set>
 #include <string>
 #include <string_view>
 #include <type_traits>
@@ -167,12 +168,19 @@ public:
     {
         if (meanwhile) meanwhile(slot);
     }
-    void after(void*, word, word) override { ++stores; }
-    void published(Word*, word) override { stores_published = stores; }
+    void after(void* slot, word, word) override
+    {
+        ++stores;
+        unpublished.insert(slot);
+    }
+    void published(Word* first, word count) override
+    {
+        for (word i = 0; i < count; ++i) unpublished.erase(first + i);
+    }
     void flush_now(const flush_item&) override
     {
         stores_at_flush.push_back(stores);
-        unpublished_at_flush += stores - stores_published;
+        unpublished_at_flush += unpublished.size();
     }
 
     tree_result map(word first, word last, word physical, const map_options& how = {}, const permissions& p = {})
@@ -230,8 +238,8 @@ public:
     std::vector<taken_page> seen;
     std::function<void(void*)> meanwhile;  ///< before each store
     unsigned stores = 0;
-    unsigned stores_published = 0;
-    unsigned unpublished_at_flush = 0;
+    std::set<void*> unpublished;
+    word unpublished_at_flush = 0;
     std::vector<unsigned> stores_at_flush;
 };
 
